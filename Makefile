@@ -1,0 +1,48 @@
+# Two commands do everything: `make serve` and `make test`. Both set up what they need, once.
+
+MODEL ?=
+ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+
+# The first Python here that is new enough; mlx-lm needs 3.11.
+NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$p -c '$(NEW_ENOUGH)' >/dev/null 2>&1 && echo $$p && break; done)
+
+.PHONY: serve test lint types clean
+
+serve: $(VENV)/.serve-ready
+	@$(BIN)/python server.py $(if $(MODEL),--model $(MODEL)) $(ARGS)
+
+test: lint types
+	@$(BIN)/python -m pytest
+
+lint: $(VENV)/.test-ready
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+types: $(VENV)/.test-ready
+	@$(BIN)/mypy
+
+format: $(VENV)/.test-ready
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "This server needs Python 3.11 or newer; none was found." >&2; exit 1; }
+	@echo "Making $(VENV) with $(PYTHON)."
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.serve-ready: requirements.txt | $(BIN)/python
+	@echo "Installing what the server needs (once)."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+$(VENV)/.test-ready: requirements.txt requirements-dev.txt | $(BIN)/python
+	@echo "Installing what the tests need (once)."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@ $(VENV)/.serve-ready

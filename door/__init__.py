@@ -1,0 +1,1 @@
+"""What stands around the routes: settings, guards, streams, the log. Never imports MLX."""

@@ -1,0 +1,135 @@
+"""The guard stands before every route: request ids, keys, sizes, content types, and the log line.
+
+Pure ASGI. Whatever goes wrong behind it, the client gets the error envelope.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import secrets
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from typing import Any
+
+from door.log import Story, escaped
+from protocol.errors import envelope
+
+log = logging.getLogger("mlx_server")
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+MAX_BODY = 32 * 2**20
+"""Bytes of a request body."""
+_OPEN_PATHS = frozenset({"/health", "/"})
+_REQUEST_ID = re.compile(r"[A-Za-z0-9_.-]{1,128}\Z")
+
+
+class BodyTooLarge(Exception):
+    """The client sent more than `MAX_BODY`."""
+
+
+class Guard:
+    """ASGI middleware around the whole application."""
+
+    def __init__(self, app: App, *, api_key: str | None = None) -> None:
+        self._app = app
+        self._api_key = api_key.encode() if api_key else None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        exchange = _Exchange(scope, receive, send)
+        try:
+            refusal = self._refusal(scope, exchange.headers)
+            if refusal is not None:
+                await exchange.answer(*refusal)
+            else:
+                await self._app(scope, exchange.receive, exchange.send)
+        except BodyTooLarge:
+            await exchange.answer(413, f"The body is larger than {MAX_BODY} bytes.")
+        except Exception:  # the last line of defence: nothing of it may reach the client
+            log.exception("request %s failed", exchange.id)
+            await exchange.answer(500, "The server failed on this request.")
+        finally:
+            exchange.log()
+
+    def _refusal(
+        self, scope: Scope, headers: Mapping[str, str]
+    ) -> tuple[int, str] | tuple[int, str, str] | None:
+        """The status and the sentence with which a request is turned away, if it is."""
+        if not self._has_key(scope["path"], headers):
+            return 401, "The API key is missing or wrong; send it as 'Authorization: Bearer <key>'."
+        length = headers.get("content-length", "")
+        if length.isdigit() and int(length) > MAX_BODY:
+            return 413, f"The body has {length} bytes; at most {MAX_BODY} are read."
+        has_body = length not in ("", "0") or "transfer-encoding" in headers
+        if scope["method"] in ("POST", "PUT", "PATCH") and has_body:
+            kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+            if kind != "application/json" and not kind.endswith("+json"):
+                return 415, "Send JSON, with the header 'Content-Type: application/json'."
+            if headers.get("content-encoding", "identity") != "identity":
+                return 415, "Send the body uncompressed."
+        return None
+
+    def _has_key(self, path: str, headers: Mapping[str, str]) -> bool:
+        if self._api_key is None or path in _OPEN_PATHS:
+            return True
+        scheme, _, key = headers.get("authorization", "").partition(" ")
+        sent = key.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
+        return secrets.compare_digest(sent.encode("utf-8", "replace"), self._api_key)
+
+
+class _Exchange:
+    """One request and its answer, on their way through the guard."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.headers = {
+            name.decode("latin-1").lower(): value.decode("latin-1")
+            for name, value in scope["headers"]
+        }
+        sent = self.headers.get("x-request-id", "")
+        self.id = sent if _REQUEST_ID.match(sent) else f"req_{secrets.token_hex(16)}"
+        self.story = Story()
+        scope.setdefault("state", {})["story"] = self.story
+        self._scope, self._receive, self._send = scope, receive, send
+        self._status = 0
+        self._num_bytes = 0
+
+    async def receive(self) -> MutableMapping[str, Any]:
+        message = await self._receive()
+        if message["type"] == "http.request":
+            self._num_bytes += len(message.get("body", b""))
+            if self._num_bytes > MAX_BODY:
+                raise BodyTooLarge
+        return message
+
+    async def send(self, message: MutableMapping[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            self._status = message["status"]
+            headers = [*message.get("headers", ()), (b"x-request-id", self.id.encode())]
+            message = {**message, "headers": headers}
+        await self._send(message)
+
+    async def answer(self, status: int, sentence: str, code: str | None = None) -> None:
+        """Send an error, unless an answer has begun."""
+        if self._status:
+            return
+        body = json.dumps(envelope(status, sentence, code=code)).encode()
+        headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+        if status == 401:
+            headers.append((b"www-authenticate", b"Bearer"))
+        if status == 413:
+            headers.append((b"connection", b"close"))
+        await self.send({"type": "http.response.start", "status": status, "headers": headers})
+        await self.send({"type": "http.response.body", "body": body})
+
+    def log(self) -> None:
+        path = self._scope["path"]
+        level = logging.DEBUG if path == "/health" else logging.INFO
+        line = self.story.line(self._status, self._scope["method"], escaped(path))
+        log.log(level, "%s", line if self.story.id else f"{line}  {self.id}")

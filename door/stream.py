@@ -1,0 +1,135 @@
+"""Streams: parts of answers on their way to one client, who may leave at any time."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from sse_starlette import EventSourceResponse
+from sse_starlette.sse import AppStatus, SendTimeoutError
+from starlette.requests import Request
+from starlette.types import Receive, Scope, Send
+
+from parts import Answer, Part, ServerError
+
+log = logging.getLogger("mlx_server")
+
+T = TypeVar("T")
+
+DONE = b"data: [DONE]\n\n"
+PING_S = 15
+"""Seconds of silence after which a comment shows that the connection lives."""
+SEND_TIMEOUT_S = 60
+"""Seconds that a client may go without reading."""
+
+# Streams end when the engine ends their answers, with an event that says why; sse-starlette would
+# cut them off in silence.
+AppStatus.disable_automatic_graceful_drain()  # type: ignore[no-untyped-call]
+
+
+class EventStream(EventSourceResponse):
+    """Server-sent events whose answers are given up the moment the client leaves."""
+
+    def __init__(self, events: AsyncIterator[bytes], answers: Sequence[Answer]) -> None:
+        """Each item of `events` is one event, complete, and goes out in one write."""
+        super().__init__(events, sep="\n", ping=PING_S, send_timeout=SEND_TIMEOUT_S)
+        self._answers = answers
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        except SendTimeoutError:
+            log.warning("a client did not read for %d s; its stream is cut", SEND_TIMEOUT_S)
+        finally:
+            for answer in self._answers:
+                answer.cancel()
+
+
+class ClientGone(Exception):
+    """Nobody waits for the answer any more."""
+
+
+def data_line(value: Mapping[str, Any]) -> bytes:
+    """One server-sent event without a name (https://html.spec.whatwg.org/#server-sent-events)."""
+    return b"data: " + json_bytes(value) + b"\n\n"
+
+
+def json_bytes(value: Any) -> bytes:
+    """JSON on one line."""
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+
+
+async def unless_gone(request: Request, work: Awaitable[T]) -> T:
+    """Wait for `work`, but give it up as soon as the client leaves.
+
+    Starlette cancels only streams by itself.
+
+    Raises:
+        ClientGone: the client left first.
+    """
+    task = asyncio.ensure_future(work)
+    gone = asyncio.create_task(_disconnected(request))
+    try:
+        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise ClientGone
+    finally:
+        for pending in (task, gone):
+            pending.cancel()
+        await asyncio.gather(task, gone, return_exceptions=True)
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def merged(answers: Sequence[Answer]) -> AsyncIterator[tuple[int, Sequence[Part]]]:
+    """Parts of several answers as they come, each with its answer's index.
+
+    Every answer is cancelled when the reader stops early.
+    """
+    try:
+        if len(answers) == 1:
+            async for parts in answers[0]:
+                yield 0, parts
+            return
+        async for item in _merged_many(answers):
+            yield item
+    finally:
+        for answer in answers:
+            answer.cancel()
+
+
+async def _merged_many(
+    answers: Sequence[Answer],
+) -> AsyncIterator[tuple[int, Sequence[Part]]]:
+    news: asyncio.Queue[tuple[int, Sequence[Part]] | ServerError | None] = asyncio.Queue()
+
+    async def pump(index: int, answer: Answer) -> None:
+        try:
+            async for parts in answer:
+                news.put_nowait((index, parts))
+            news.put_nowait(None)
+        except ServerError as error:
+            news.put_nowait(error)
+
+    pumps = [asyncio.create_task(pump(i, answer)) for i, answer in enumerate(answers)]
+    num_open = len(pumps)
+    try:
+        while num_open:
+            item = await news.get()
+            if isinstance(item, ServerError):
+                raise item
+            if item is None:
+                num_open -= 1
+            else:
+                yield item
+    finally:
+        for task in pumps:
+            task.cancel()
+        await asyncio.gather(*pumps, return_exceptions=True)

@@ -1,0 +1,1 @@
+"""Tokens in, tokens out: the only room that knows MLX, and that knows no HTTP."""

@@ -1,0 +1,151 @@
+"""A batch is the sequences that decode together: their KV caches and the step that is under way.
+
+One row alone keeps its plain caches, which need no attention mask; two or more share the padded
+batch caches of mlx-lm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import mlx.core as mx
+
+from inference.sampling import Row, Sampled, Sampler
+from inference.sequence import Sequence
+
+Cache = list[Any]
+
+
+class Batch:
+    """Rows that advance by one token a step. The next step is under way while the last is read."""
+
+    def __init__(self, model: Any, vocab_size: int) -> None:
+        self._model = model
+        self._vocab_size = vocab_size
+        self.rows: list[Sequence] = []
+        self._cache: Cache = []
+        self._sampled: Sampled | None = None
+        """The tokens that no one has read yet."""
+        self._sampler: Sampler | None = None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def first_step(self, sequence: Sequence) -> Sampled:
+        """Compute a sequence's last known token alone and sample the one that follows it."""
+        logits = self._model(mx.array([[sequence.tokens[-1]]]), cache=sequence.cache)[:, -1, :]
+        sequence.num_computed += 1
+        sampled = Sampler([row(sequence)], self._vocab_size).sample(logits)
+        mx.eval(sampled.arrays)
+        return sampled
+
+    def join(self, sequence: Sequence, sampled: Sampled) -> None:
+        """Take in a sequence whose first step has been computed."""
+        if not self.rows:
+            self._cache, self._sampled = sequence.cache, sampled
+        else:
+            assert self._sampled is not None
+            if len(self.rows) == 1:
+                pairs = zip(self._cache, sequence.cache, strict=True)
+                self._cache = [mine.merge([mine, its]) for mine, its in pairs]
+            else:
+                for mine, its in zip(self._cache, sequence.cache, strict=True):
+                    mine.extend(its.merge([its]))
+            self._sampled = _concatenated(self._sampled, sampled)
+        sequence.cache = None
+        self.rows.append(sequence)
+        self._sampler = None
+
+    def step(self) -> Sampled:
+        """Give the tokens of the step under way, and start the next."""
+        current = self._sampled
+        assert current is not None
+        if not all(sequence.ends_with_next for sequence in self.rows):
+            self._start(current.tokens)
+        mx.eval(current.arrays)
+        return current
+
+    def _start(self, tokens: mx.array) -> None:
+        if self._sampler is None:
+            self._sampler = Sampler([row(s) for s in self.rows], self._vocab_size)
+        self._sampler.advance(tokens)
+        logits = self._model(tokens[:, None], cache=self._cache)[:, -1, :]
+        self._sampled = self._sampler.sample(logits)
+        mx.async_eval(self._sampled.arrays)
+        for sequence in self.rows:
+            sequence.num_computed += 1
+
+    def extract(self, sequence: Sequence) -> Cache:
+        """Give a row's caches, as plain caches of its own."""
+        if len(self.rows) == 1:
+            return self._cache
+        index = self.rows.index(sequence)
+        cache = [layer.extract(index) for layer in self._cache]
+        mx.async_eval([layer.state for layer in cache])
+        return cache
+
+    def remove(self, leaving: Iterable[Sequence]) -> None:
+        """Let rows go; the step under way goes on for the others."""
+        gone = {id(sequence) for sequence in leaving}
+        keep = [i for i, sequence in enumerate(self.rows) if id(sequence) not in gone]
+        if len(keep) == len(self.rows):
+            return
+        if not keep:
+            self.clear()
+            return
+        if len(keep) == 1:
+            self._cache = self.extract(self.rows[keep[0]])
+        else:
+            for layer in self._cache:
+                layer.filter(keep)
+        assert self._sampled is not None
+        self._sampled = _filtered(self._sampled, keep)
+        self.rows = [self.rows[i] for i in keep]
+        self._sampler = None
+
+    def clear(self) -> None:
+        """Forget every row and all their caches."""
+        self.rows, self._cache = [], []
+        self._sampled = self._sampler = None
+
+
+def row(sequence: Sequence) -> Row:
+    """What sampling must know of a sequence."""
+    return Row(sequence.params, sequence.seed, sequence.prompt, sequence.generated)
+
+
+def _concatenated(a: Sampled, b: Sampled) -> Sampled:
+    num_a, num_b = a.tokens.shape[0], b.tokens.shape[0]
+
+    def joined(x: mx.array | None, y: mx.array | None) -> mx.array | None:
+        if x is None and y is None:
+            return None
+        # Rows that asked for no log-probabilities have none to lose.
+        if x is None:
+            x = mx.zeros((num_a, *y.shape[1:]), y.dtype)  # type: ignore[union-attr]
+        if y is None:
+            y = mx.zeros((num_b, *x.shape[1:]), x.dtype)
+        return mx.concatenate([x, y])
+
+    tokens = mx.concatenate([a.tokens, b.tokens])
+    return Sampled(
+        tokens,
+        joined(a.logprobs, b.logprobs),
+        joined(a.top_tokens, b.top_tokens),
+        joined(a.top_logprobs, b.top_logprobs),
+    )
+
+
+def _filtered(sampled: Sampled, keep: list[int]) -> Sampled:
+    index = mx.array(keep)
+
+    def kept(x: mx.array | None) -> mx.array | None:
+        return None if x is None else x[index]
+
+    return Sampled(
+        sampled.tokens[index],
+        kept(sampled.logprobs),
+        kept(sampled.top_tokens),
+        kept(sampled.top_logprobs),
+    )

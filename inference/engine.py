@@ -1,0 +1,311 @@
+"""The engine answers many prompts at once on one GPU thread, stepped under one asyncio lock.
+
+Whoever holds `lock` may use the thread that owns MLX. It is held for a short burst of steps, never
+for a request: that is what lets callers share a batch, and lets other work come in between.
+It knows nothing of HTTP. MLX is first imported when the model is loaded, on the thread that owns
+it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from inference.answer import Answer
+from inference.parser import Parser
+from inference.scheduler import Pace, Scheduler
+from inference.sequence import Sequence
+from parts import (
+    ContextLengthExceeded,
+    EngineFailed,
+    EngineStatus,
+    InvalidRequest,
+    ModelCard,
+    Part,
+    Phase,
+    Prompt,
+    SamplingParams,
+    ServerError,
+    TokenLogprob,
+    Unavailable,
+)
+
+log = logging.getLogger(__name__)
+
+BURST_S = 0.05
+"""Seconds of steps between two looks at whether someone else wants the lock."""
+MAX_FAULTS = 2
+"""Steps that may fail around one sequence before it is given up."""
+MAX_FAILED_STEPS = 5
+"""Steps that may fail in a row before the engine is given up."""
+
+
+class Stepper(Protocol):
+    """What the engine asks of the `Runner`."""
+
+    can_batch: bool
+
+    def prefill(self, sequence: Sequence, max_tokens: int) -> bool: ...
+    def decode(self) -> list[tuple[Sequence, int, TokenLogprob | None]]: ...
+    def remove(self, leaving: list[Sequence]) -> None: ...
+    def reset(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """What loading gives: the model on its runner, and what the engine must know of it."""
+
+    card: ModelCard
+    runner: Stepper
+    render: Callable[[Prompt], list[int]]
+    """A prompt's tokens. Raises `InvalidRequest`."""
+    make_parser: Callable[[list[int], Prompt], Parser]
+    """A parser for the answer to a prompt, given its tokens."""
+    vocab_size: int
+    stop_tokens: frozenset[int]
+
+
+class Engine:
+    """Prompts in, answers out. See `parts.Engine` for what the door relies on."""
+
+    def __init__(
+        self, load: Callable[[], LoadedModel], *, max_batch: int = 32, max_queue: int = 256
+    ) -> None:
+        """`load` is called once, on the GPU thread. Raises what the model's files deserve."""
+        self.lock = asyncio.Lock()
+        self._load = load
+        self._scheduler = Scheduler(max_batch=max_batch, max_queue=max_queue)
+        self._pace = Pace()
+        self._answers: dict[int, Answer] = {}
+        self._cancelled: deque[Sequence] = deque()
+        self._outbox: list[tuple[Sequence, list[Part] | ServerError]] = []
+        self._gpu = ThreadPoolExecutor(1, "mlx")
+        self._tokenizing = ThreadPoolExecutor(1, "tokenizer")
+        self._has_work = asyncio.Event()
+        self._all_answered = asyncio.Event()
+        self._all_answered.set()
+        self._phase: Phase = "loading"
+        self._reason = ""
+        self._num_failed_steps = 0
+        self._stepping: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop
+        self._model: LoadedModel
+
+    # For the door, on the event loop
+
+    @property
+    def status(self) -> EngineStatus:
+        return EngineStatus(
+            self._phase,
+            self._reason,
+            self._scheduler.num_running,
+            self._scheduler.num_waiting,
+            self._model.card if hasattr(self, "_model") else None,
+        )
+
+    async def start(self) -> None:
+        """Load the model and begin to step. Raises `Unavailable` when it cannot be loaded."""
+        self._loop = asyncio.get_running_loop()
+        try:
+            async with self.lock:
+                self._model = await self._loop.run_in_executor(self._gpu, self._load)
+        except Unavailable as error:
+            self._phase, self._reason = "failed", error.message
+            raise
+        if not self._model.runner.can_batch:
+            log.warning("this model's caches cannot be batched: requests take turns")
+            self._scheduler.max_batch = 1
+        if self._phase == "loading":
+            self._phase = "ready"
+        self._stepping = asyncio.create_task(self._step_while_there_is_work())
+
+    async def submit(self, prompt: Prompt, params: SamplingParams) -> Answer:
+        """Queue a prompt. Raises `Refused` before any work is done on it."""
+        self._refuse_unless_ready()
+        tokens = await self._loop.run_in_executor(self._tokenizing, self._model.render, prompt)
+        self._refuse_unless_ready()
+        params = self._checked(params, num_prompt=len(tokens))
+        sequence = Sequence(
+            tokens,
+            params,
+            self._model.make_parser(tokens, prompt),
+            stop_tokens=self._model.stop_tokens,
+            max_tool_calls=prompt.max_tool_calls,
+        )
+        self._scheduler.add(sequence)
+        answer = Answer(lambda: self._cancel(sequence))
+        self._answers[sequence.number] = answer
+        self._all_answered.clear()
+        self._has_work.set()
+        return answer
+
+    async def stop(self, drain: float = 0.0) -> None:
+        """Take no more prompts, let the running ones finish for `drain` seconds, end the rest."""
+        if self._phase != "failed":
+            self._phase, self._reason = "draining", "the server is shutting down"
+        if self._stepping:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(drain):
+                    await self._all_answered.wait()
+            self._stepping.cancel()
+            await asyncio.gather(self._stepping, return_exceptions=True)
+        error = Unavailable("The server is shutting down.", code="shutting_down")
+        for answer in list(self._answers.values()):
+            answer.fail(error)
+        self._answers.clear()
+        self._gpu.shutdown(wait=False, cancel_futures=True)
+        self._tokenizing.shutdown(wait=False, cancel_futures=True)
+
+    def _refuse_unless_ready(self) -> None:
+        match self._phase:
+            case "ready":
+                return
+            case "loading":
+                raise Unavailable("The model is still loading.", code="loading")
+            case "draining":
+                raise Unavailable("The server is shutting down.", code="shutting_down")
+            case "failed":
+                raise Unavailable("The engine has failed; restart the server.")
+
+    def _checked(self, params: SamplingParams, num_prompt: int) -> SamplingParams:
+        """Refuse what must not reach the model; cut `max_tokens` to what the context has left."""
+        window = self._model.card.context_window
+        if num_prompt >= window:
+            raise ContextLengthExceeded(
+                f"This model's context window is {window} tokens, but the prompt has {num_prompt}. "
+                "Shorten it, or start the server with a larger --ctx-size.",
+                param="messages",
+            )
+        for token in params.logit_bias:
+            if not 0 <= token < self._model.vocab_size:
+                raise InvalidRequest(
+                    f"logit_bias names token {token}, but this model's tokens are numbered "
+                    f"0 to {self._model.vocab_size - 1}.",
+                    param="logit_bias",
+                )
+        return replace(params, max_tokens=min(params.max_tokens, window - num_prompt))
+
+    def _cancel(self, sequence: Sequence) -> None:
+        self._forget(sequence)
+        self._cancelled.append(sequence)
+        self._has_work.set()
+
+    # The step loop
+
+    async def _step_while_there_is_work(self) -> None:
+        while True:
+            await self._has_work.wait()
+            self._has_work.clear()
+            while self._scheduler.has_work and self._phase != "failed":
+                async with self.lock:
+                    await self._loop.run_in_executor(self._gpu, self._burst)
+
+    def _burst(self) -> None:
+        """Step for a short while. From here on, everything runs on the GPU thread."""
+        deadline = time.monotonic() + BURST_S
+        while self._scheduler.has_work and self._phase != "failed":
+            self._step_or_recover()
+            if self._outbox:
+                outbox, self._outbox = self._outbox, []
+                self._loop.call_soon_threadsafe(self._deliver, outbox)
+            if time.monotonic() >= deadline:
+                return
+
+    def _step_or_recover(self) -> None:
+        try:
+            self.step()
+            self._num_failed_steps = 0
+        except Exception:  # the one place where any error is survived
+            log.exception("a step failed; its sequences start again from their tokens")
+            self._recover()
+
+    def step(self) -> None:
+        """Let the cancelled go, compute a chunk of one prompt, decode a token for all that run."""
+        self._let_go([self._cancelled.popleft() for _ in range(len(self._cancelled))])
+        if sequence := self._scheduler.next_prefill():
+            self._prefill(sequence)
+        if self._scheduler.running:
+            self._decode()
+
+    def _prefill(self, sequence: Sequence) -> None:
+        num_tokens = self._pace.num_tokens(len(self._scheduler.running))
+        began, num_computed = time.monotonic(), sequence.num_computed
+        try:
+            is_running = self._model.runner.prefill(sequence, num_tokens)
+        except Exception as error:  # computed alone: nobody else is touched
+            self._fail(sequence, error)
+            return
+        if is_running:
+            self._scheduler.run(sequence)
+        else:
+            self._pace.observe_prefill(
+                sequence.num_computed - num_computed, time.monotonic() - began
+            )
+
+    def _decode(self) -> None:
+        began = time.monotonic()
+        finished = []
+        for sequence, token, logprob in self._model.runner.decode():
+            try:
+                parts = sequence.append(token, logprob)
+            except Exception as error:  # one answer that cannot be understood ends alone
+                self._fail(sequence, error)
+                continue
+            if parts:
+                self._outbox.append((sequence, parts))
+            if sequence.is_finished:
+                finished.append(sequence)
+        self._let_go(finished)
+        self._pace.observe_decode(time.monotonic() - began)
+
+    def _let_go(self, leaving: list[Sequence]) -> None:
+        if leaving:
+            for sequence in leaving:
+                self._scheduler.remove(sequence)
+            self._model.runner.remove(leaving)
+
+    def _fail(self, sequence: Sequence, error: Exception) -> None:
+        log.error("sequence %d failed", sequence.number, exc_info=error)
+        self._outbox.append((sequence, EngineFailed("The model failed on this request.")))
+        self._let_go([sequence])
+
+    def _recover(self) -> None:
+        """Rebuild the batch from the tokens that are known. The others' answers stay exact."""
+        self._num_failed_steps += 1
+        self._model.runner.reset()
+        is_lost = self._num_failed_steps >= MAX_FAILED_STEPS
+        if is_lost:
+            self._phase, self._reason = "failed", "steps keep failing"
+        for sequence in self._scheduler.restart():
+            sequence.num_faults += 1
+            if sequence.num_faults > MAX_FAULTS and not is_lost:
+                self._fail(sequence, RuntimeError("too many failed steps"))
+        if is_lost:
+            for sequence in list(self._scheduler):
+                self._outbox.append((sequence, EngineFailed("The engine has failed.")))
+                self._scheduler.remove(sequence)
+
+    def _deliver(self, outbox: list[tuple[Sequence, list[Part] | ServerError]]) -> None:
+        """Hand parts to their readers. Runs on the event loop, once a step."""
+        for sequence, news in outbox:
+            answer = self._answers.get(sequence.number)
+            if answer is None:
+                continue
+            if isinstance(news, ServerError):
+                answer.fail(news)
+            else:
+                answer.feed(news)
+            if sequence.is_finished or isinstance(news, ServerError):
+                self._forget(sequence)
+
+    def _forget(self, sequence: Sequence) -> None:
+        self._answers.pop(sequence.number, None)
+        if not self._answers:
+            self._all_answered.set()

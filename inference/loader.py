@@ -1,0 +1,172 @@
+"""Loading: from a model's folder to a model that can be stepped, with all that is known about it.
+
+Runs on the GPU thread, which will own every array made here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import resource
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from inference.detokenizer import Detokenizer
+from inference.engine import LoadedModel
+from inference.parser import Markers, Parser
+from inference.repository import read_config, weight_bytes, weight_files
+from inference.template import ChatTemplate
+from parts import ModelCard, Prompt, Unavailable
+
+log = logging.getLogger(__name__)
+
+DEFAULT_CONTEXT = 8192
+"""Tokens, for a model that does not say how many it can read."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadOptions:
+    """Which model, and how."""
+
+    folder: Path
+    name: str
+    adapter_path: str | None = None
+    context_window: int | None = None
+    template_args: Mapping[str, Any] = field(default_factory=dict)
+    trust_remote_code: bool = False
+    prefix_cache_bytes: int = 2 * 2**30
+
+
+def load(options: LoadOptions) -> LoadedModel:
+    """Load a model and warm it up.
+
+    Raises:
+        Unavailable: with one sentence that says why it cannot be loaded.
+    """
+    with _file_limit_kept():
+        import mlx.core as mx
+        import mlx_lm
+
+        from inference.prefix_cache import PrefixCache
+        from inference.runner import Runner
+
+    _prepare_device(mx)
+    try:
+        model, tokenizer = mlx_lm.load(
+            str(options.folder),
+            adapter_path=options.adapter_path,
+            tokenizer_config={"trust_remote_code": options.trust_remote_code},
+            trust_remote_code=options.trust_remote_code,
+        )
+        width = _warm_up(mx, model)
+    except Exception as error:  # whatever a model's files can make a library do
+        log.debug("loading failed", exc_info=error)
+        raise Unavailable(_reason(error, options)) from error
+    template = ChatTemplate(tokenizer, options.template_args)
+    markers = Markers.of(tokenizer)
+
+    def make_parser(tokens: list[int], prompt: Prompt) -> Parser:
+        return Parser(
+            Detokenizer(tokenizer),
+            markers,
+            is_thinking=markers.opens_thinking(tokens, tokenizer),
+            tools=prompt.tools,
+            tool_parser=tokenizer.tool_parser,
+        )
+
+    vocab_size = min(width, len(tokenizer))
+    return LoadedModel(
+        card=ModelCard(
+            name=options.name,
+            context_window=options.context_window or _context_window(options.folder, tokenizer),
+            thinking=template.can_think,
+            tools=template.can_call_tools,
+            fingerprint=_fingerprint(options, version("mlx"), version("mlx-lm")),
+            num_bytes=weight_bytes(options.folder),
+        ),
+        runner=Runner(
+            model,
+            tokenizer,
+            vocab_size=vocab_size,
+            prefix_cache=PrefixCache(options.prefix_cache_bytes),
+        ),
+        render=template.render,
+        make_parser=make_parser,
+        vocab_size=vocab_size,
+        stop_tokens=frozenset(tokenizer.eos_token_ids),
+    )
+
+
+@contextlib.contextmanager
+def _file_limit_kept() -> Iterator[None]:
+    """Undo what importing mlx-lm does to the limit on open files: it lowers it to 2,048."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, limit)
+
+
+def _prepare_device(mx: Any) -> None:
+    """On Metal, keep the weights wired, as mlx-lm does: unwired, they are paged out under load."""
+    limit = mx.device_info().get("max_recommended_working_set_size")
+    if limit and mx.metal.is_available():
+        mx.set_wired_limit(limit)
+
+
+def _warm_up(mx: Any, model: Any) -> int:
+    """Compute a few tokens, so that the first client does not wait for kernels to be compiled.
+
+    Returns the width of the logits.
+    """
+    from mlx_lm.models.cache import make_prompt_cache
+
+    cache = make_prompt_cache(model)
+    mx.eval(model(mx.zeros((1, 8), mx.uint32), cache=cache))
+    logits = model(mx.zeros((1, 1), mx.uint32), cache=cache)
+    mx.eval(logits)
+    return int(logits.shape[-1])
+
+
+def _context_window(folder: Path, tokenizer: Any) -> int:
+    config = read_config(folder)
+    text = config.get("text_config")
+    for source in (config, text if isinstance(text, dict) else {}):
+        window = source.get("max_position_embeddings")
+        if isinstance(window, int) and window > 0:
+            return window
+    length = getattr(tokenizer, "model_max_length", None)
+    return length if isinstance(length, int) and 0 < length < 10**7 else DEFAULT_CONTEXT
+
+
+def _fingerprint(options: LoadOptions, *versions: str) -> str:
+    """Name what, besides a request and its seed, decides the answer."""
+    digest = hashlib.sha256(repr((versions, sorted(options.template_args.items()))).encode())
+    digest.update(str(options.adapter_path).encode())
+    for path in [options.folder / "config.json", *weight_files(options.folder)]:
+        digest.update(f"{path.name}:{path.stat().st_size}".encode())
+    return f"fp_{digest.hexdigest()[:12]}"
+
+
+def _reason(error: Exception, options: LoadOptions) -> str:
+    """Say in one sentence why loading failed, and what to try."""
+    text, folder = str(error), options.folder
+    if "trust_remote_code" in text or "custom module" in text:
+        return (
+            f"The model in {folder} needs to run its own code; if you trust it, start with "
+            "--trust-remote-code."
+        )
+    if "not supported" in text and "odel type" in text:
+        return f"mlx-lm does not know the model type that {folder / 'config.json'} names."
+    if options.adapter_path and "adapter" in text.lower():
+        return f"The adapter in {options.adapter_path} cannot be loaded onto this model."
+    if isinstance(error, MemoryError) or "malloc" in text or "out of memory" in text.lower():
+        return f"There is not enough memory for the model in {folder}; try a smaller one."
+    if "parameters" in text or "shape" in text.lower():
+        return f"The weights in {folder} do not fit its config.json; download the model again."
+    return f"The model in {folder} cannot be loaded; run with --log-level debug to see why."

@@ -1,0 +1,264 @@
+"""A parser turns the model's tokens into parts: where thinking ends, where a tool call begins.
+
+Where a marker is one token of the vocabulary, only that token is the marker, so that a `</think>`
+spelled out in prose stays prose. Nothing is ever dropped: what cannot be understood as a tool call
+is given as text.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import secrets
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from inference.detokenizer import Detokenizer
+from parts import Part, Reasoning, Text, Tool, ToolArguments, ToolCall
+
+log = logging.getLogger(__name__)
+
+Section = Literal["start", "reasoning", "content", "tool"]
+ToolParser = Callable[[str, Any], Any]
+"""mlx-lm's: (text between the markers, tool definitions) -> one call or a list of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Marker:
+    """A word of the model's own that opens or closes a section."""
+
+    text: str
+    token: int | None
+    """Its token, when it is a single one; a marker of several tokens is recognised as text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Markers:
+    """The markers of one model; None where it has none."""
+
+    think_start: Marker | None = None
+    think_end: Marker | None = None
+    tool_start: Marker | None = None
+    tool_end: Marker | None = None
+
+    @classmethod
+    def of(cls, tokenizer: Any) -> Markers:
+        """Read them off mlx-lm's `TokenizerWrapper`."""
+
+        def marker(text: str | None, tokens: Sequence[int] | None) -> Marker | None:
+            if not text:
+                return None
+            return Marker(text, tokens[0] if tokens and len(tokens) == 1 else None)
+
+        t = tokenizer
+        return cls(
+            marker(t.think_start, t.think_start_tokens),
+            marker(t.think_end, t.think_end_tokens),
+            marker(t.tool_call_start, t.tool_call_start_tokens),
+            marker(t.tool_call_end, t.tool_call_end_tokens),
+        )
+
+    def opens_thinking(self, prompt: Sequence[int], tokenizer: Any) -> bool:
+        """Whether the prompt's last words are an opened think block."""
+        if self.think_start is None:
+            return False
+        tail = list(prompt[-64:])
+        start: int = tokenizer.rfind_think_start(tail)
+        return start >= 0 and start > tokenizer.rfind_think_end(tail)
+
+
+class Parser:
+    """The sections of one answer."""
+
+    def __init__(
+        self,
+        detokenizer: Detokenizer,
+        markers: Markers,
+        *,
+        is_thinking: bool = False,
+        tools: Sequence[Tool] = (),
+        tool_parser: ToolParser | None = None,
+    ) -> None:
+        """Start in a think block if `is_thinking`; recognise calls only when there are `tools`."""
+        self._detokenizer = detokenizer
+        self._markers = markers
+        self._tools = [{"type": "function", "function": _definition(t)} for t in tools]
+        self._tool_parser = tool_parser if tools else None
+        self._held = ""
+        """Text of which it is not yet known what it is: part of a marker, or white space."""
+        self._call_text = ""
+        self._skips_space = is_thinking
+        self.section: Section = "reasoning" if is_thinking else "start"
+        self.num_tool_calls = 0
+
+    def add(self, token: int) -> list[Part]:
+        """Take the next token; give the parts that are certain by now."""
+        marker = self._expected_by_token(token)
+        if marker is None:
+            return list(self._take(self._detokenizer.add(token)))
+        parts = list(self._take(self._detokenizer.flush()))
+        return [*parts, *self._cross(marker)]
+
+    def flush(self) -> list[Part]:
+        """Give all that is left when the answer ends."""
+        parts = list(self._take(self._detokenizer.flush()))
+        if self.section == "tool":
+            parts += self._close_call(is_complete=False)
+        elif self._held:
+            parts.append(self._part(self._held))
+        self._held = ""
+        return [p for p in parts if not (isinstance(p, Reasoning) and not p.text.strip())]
+
+    # Markers
+
+    def _expected(self) -> tuple[Marker, ...]:
+        """The markers that mean something here."""
+        m = self._markers
+        can_call = self._tool_parser is not None
+        match self.section:
+            case "start":
+                found = (m.think_start, m.tool_start if can_call else None)
+            case "reasoning":
+                found = (m.think_end, None)
+            case "content":
+                found = (m.tool_start if can_call else None, None)
+            case "tool":
+                found = (m.tool_end, None)
+        return tuple(f for f in found if f is not None)
+
+    def _expected_by_token(self, token: int) -> Marker | None:
+        for marker in self._expected():
+            if marker.token == token:
+                return marker
+        return None
+
+    def _cross(self, marker: Marker) -> Iterator[Part]:
+        """Go from one section into the next."""
+        if self.section == "tool":
+            yield from self._close_call(is_complete=True)
+        elif marker == self._markers.think_start:
+            self._held, self.section, self._skips_space = "", "reasoning", True
+        elif self.section == "reasoning":
+            self._held, self.section, self._skips_space = "", "content", True
+        else:
+            # White space before a call is layout.
+            if self._held.strip():
+                yield Text(self._held)
+            self._held, self.section, self._call_text = "", "tool", ""
+
+    # Text
+
+    def _take(self, text: str) -> Iterator[Part]:
+        text = self._held + text
+        self._held = ""
+        while text:
+            if self.section == "tool":
+                text = yield from self._take_call(text)
+                continue
+            found = self._first_marker(text)
+            if found is None:
+                yield from self._take_plain(text)
+                return
+            index, marker = found
+            yield from self._take_plain(text[:index])
+            yield from self._cross(marker)
+            text = self._held + text[index + len(marker.text) :]
+            self._held = ""
+
+    def _take_plain(self, text: str) -> Iterator[Part]:
+        if self._skips_space:
+            text = text.lstrip()
+        if not text:
+            return
+        self._skips_space = False
+        certain = self._certain(text)
+        self._held = text[certain:]
+        text = text[:certain]
+        if not text:
+            return
+        if self.section == "start":
+            self.section = "content"
+        yield self._part(text)
+
+    def _certain(self, text: str) -> int:
+        """Count the characters that no later token can make part of a marker or of its margin."""
+        keep = len(text)
+        for marker in self._expected():
+            if marker.token is None:
+                keep = min(keep, _start_of(marker.text, text))
+        if self.section in ("start", "reasoning") or self._tool_parser is not None:
+            keep = min(keep, len(text[:keep].rstrip()))
+        return keep
+
+    def _first_marker(self, text: str) -> tuple[int, Marker] | None:
+        spelled = (m for m in self._expected() if m.token is None)
+        found = [(i, m) for m in spelled if (i := text.find(m.text)) >= 0]
+        return min(found, key=lambda f: f[0], default=None)
+
+    def _part(self, text: str) -> Part:
+        return Reasoning(text) if self.section == "reasoning" else Text(text)
+
+    # Tool calls
+
+    def _take_call(self, text: str) -> Generator[Part, None, str]:
+        """Take text inside a call; return the text behind its end."""
+        self._call_text += text
+        end = self._markers.tool_end
+        if end is None or end.token is not None or end.text not in self._call_text:
+            return ""
+        self._call_text, _, rest = self._call_text.partition(end.text)
+        yield from self._close_call(is_complete=True)
+        return rest
+
+    def _close_call(self, *, is_complete: bool) -> Iterator[Part]:
+        text, self._call_text = self._call_text, ""
+        self.section, self._skips_space = "content", True
+        calls = self._parsed(text)
+        if not calls:
+            log.warning("the model wrote a tool call that cannot be parsed; it is given as text")
+            self._skips_space = False
+            start, end = self._markers.tool_start, self._markers.tool_end
+            yield Text(
+                (start.text if start else "") + text + (end.text if end and is_complete else "")
+            )
+        for name, arguments in calls:
+            self.num_tool_calls += 1
+            yield ToolCall(f"call_{secrets.token_hex(12)}", name)
+            yield ToolArguments(arguments)
+
+    def _parsed(self, text: str) -> list[tuple[str, str]]:
+        """Name and JSON arguments of each call; nothing when any of it is not understood."""
+        assert self._tool_parser is not None
+        try:
+            calls = self._tool_parser(text, self._tools)
+            return [_name_and_arguments(c) for c in (calls if isinstance(calls, list) else [calls])]
+        except Exception:  # the parsers of mlx-lm raise whatever they stumble over
+            return []
+
+
+def _name_and_arguments(call: Any) -> tuple[str, str]:
+    name, arguments = call["name"], call.get("arguments", {})
+    if not isinstance(name, str) or not name:
+        raise ValueError("a call without a name")
+    if isinstance(arguments, str):
+        arguments = json.loads(arguments)
+    if not isinstance(arguments, dict):
+        raise ValueError("arguments that are not an object")
+    return name, json.dumps(arguments, ensure_ascii=False)
+
+
+def _definition(tool: Tool) -> dict[str, Any]:
+    return {
+        "name": tool.name,
+        "description": tool.description,
+        "parameters": dict(tool.parameters),
+    }
+
+
+def _start_of(marker: str, text: str) -> int:
+    """Index of the earliest suffix of `text` that begins `marker`; its length when none does."""
+    for index in range(max(0, len(text) - len(marker) + 1), len(text)):
+        if marker.startswith(text[index:]):
+            return index
+    return len(text)

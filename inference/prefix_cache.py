@@ -1,0 +1,94 @@
+"""The prefix cache keeps the KV caches of prompts already computed, found again by their tokens.
+
+A match is by the tokens themselves, so that no two prompts can be mistaken for one another.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from mlx_lm.models.cache import can_trim_prompt_cache, trim_prompt_cache
+
+Cache = list[Any]
+"""One mlx-lm cache a layer, of one row."""
+
+_SHORTEST = 16
+"""Tokens; what is shorter is computed faster than it is kept."""
+
+
+@dataclass(slots=True, eq=False)
+class _Entry:
+    tokens: np.ndarray
+    cache: Cache
+    num_bytes: int
+
+
+class PrefixCache:
+    """Least recently used entries, bounded in bytes. Lives on the GPU thread."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self.num_bytes = 0
+        self._entries: list[_Entry] = []
+        """Most recently used last."""
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def match(self, tokens: Sequence[int]) -> tuple[Cache | None, int]:
+        """Find the longest prefix of `tokens` that was computed before.
+
+        Returns a cache of the caller's own and the number of tokens that it holds, at least one
+        less than `tokens` has: the last one must be computed to know what follows.
+        """
+        wanted = np.asarray(tokens[:-1], dtype=np.uint32)
+        best, best_length = None, 0
+        for entry in self._entries:
+            length = _common_length(entry.tokens, wanted)
+            if length < len(entry.tokens) and not can_trim_prompt_cache(entry.cache):
+                continue
+            if length > best_length:
+                best, best_length = entry, length
+        if best is None or best_length < _SHORTEST:
+            return None, 0
+        self._entries.remove(best)
+        self._entries.append(best)
+        cache = copy.deepcopy(best.cache)
+        trim_prompt_cache(cache, len(best.tokens) - best_length)
+        return cache, best_length
+
+    def insert(self, tokens: Sequence[int], cache: Cache) -> None:
+        """Keep `cache`, which holds exactly `tokens` and is not written to by anyone any more."""
+        if len(tokens) < _SHORTEST:
+            return
+        entry = _Entry(
+            np.asarray(tokens, dtype=np.uint32), cache, sum(layer.nbytes for layer in cache)
+        )
+        can_trim = can_trim_prompt_cache(cache)
+        for other in list(self._entries):
+            common = _common_length(other.tokens, entry.tokens)
+            is_same = common == len(other.tokens) == len(entry.tokens)
+            # A cache that can be trimmed stands for all of its prefixes.
+            if is_same or (can_trim and common == len(other.tokens)):
+                self._drop(other)
+            elif common == len(entry.tokens) and can_trim_prompt_cache(other.cache):
+                return
+        self._entries.append(entry)
+        self.num_bytes += entry.num_bytes
+        while self.num_bytes > self.max_bytes and self._entries:
+            self._drop(self._entries[0])
+
+    def _drop(self, entry: _Entry) -> None:
+        self._entries.remove(entry)
+        self.num_bytes -= entry.num_bytes
+
+
+def _common_length(a: np.ndarray, b: np.ndarray) -> int:
+    n = min(len(a), len(b))
+    differs = a[:n] != b[:n]
+    first = int(differs.argmax()) if n else 0
+    return first if n and differs[first] else n

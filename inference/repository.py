@@ -1,0 +1,156 @@
+"""Where a model's files are (a folder, the Hugging Face cache, the hub), and whether they are whole.
+
+Found out before anything else starts, without importing MLX, so that a mistake costs a second.
+Only safetensors are ever read: a pickle can run code.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from parts import Unavailable
+
+PATTERNS = [
+    "*.json",
+    "model*.safetensors",
+    "*.py",
+    "tokenizer.model",
+    "*.tiktoken",
+    "*.txt",
+    "*.jinja",
+]
+"""What a model folder needs; repositories often hold the weights in other formats too."""
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
+
+
+def locate(model: str) -> Path:
+    """Give the folder of a model named by a path or by a repository id, downloading it if need be.
+
+    Raises:
+        Unavailable: with one sentence that says what is wrong and what to try.
+    """
+    folder = Path(model).expanduser()
+    if not folder.exists():
+        if model.startswith((".", "/", "~")) or model.count("/") != 1:
+            raise Unavailable(
+                f"There is no folder {model!r}. Give a folder with a model in it, or the id of a "
+                "Hugging Face repository such as mlx-community/Qwen3-8B-4bit."
+            )
+        folder = _from_hub(model)
+    check(folder)
+    return folder
+
+
+def check(folder: Path) -> None:
+    """See that a folder holds a model that can be loaded here. Raises `Unavailable`."""
+    if not folder.is_dir():
+        raise Unavailable(f"{folder} is a file; give the folder that holds the model.")
+    config = read_config(folder)
+    if "model_type" not in config:
+        raise Unavailable(f"{folder / 'config.json'} names no model_type: is it a language model?")
+    _check_weights(folder)
+    if not any((folder / name).exists() for name in TOKENIZER_FILES):
+        raise Unavailable(
+            f"There is no tokenizer.json in {folder}; copy it from the original model."
+        )
+    num_bytes, memory = weight_bytes(folder), _physical_memory()
+    if num_bytes > memory:
+        raise Unavailable(
+            f"The weights in {folder} take {num_bytes / 1e9:.1f} GB, but this machine has "
+            f"{memory / 1e9:.1f} GB of memory. Try a smaller or more strongly quantised model."
+        )
+
+
+def read_config(folder: Path) -> dict[str, object]:
+    """Read `config.json`. Raises `Unavailable`."""
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        hint = (
+            " It holds GGUF files, which MLX does not serve." if list(folder.glob("*.gguf")) else ""
+        )
+        raise Unavailable(
+            f"There is no config.json in {folder}: it is not a model folder.{hint}"
+        ) from None
+    except (OSError, ValueError):
+        raise Unavailable(f"{path} cannot be read as JSON; download the model again.") from None
+    if not isinstance(config, dict):
+        raise Unavailable(f"{path} is not a JSON object; download the model again.")
+    return config
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files that mlx-lm reads the weights from."""
+    return sorted(folder.glob("model*.safetensors"))
+
+
+def weight_bytes(folder: Path) -> int:
+    """Bytes of the weights on disk, which is what they take in memory."""
+    return sum(path.stat().st_size for path in weight_files(folder))
+
+
+def _from_hub(repo: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+    try:
+        return Path(snapshot_download(repo, allow_patterns=PATTERNS, local_files_only=True))
+    except Exception:  # not cached, or not whole: fetch it
+        pass
+    try:
+        return Path(snapshot_download(repo, allow_patterns=PATTERNS))
+    except GatedRepoError:
+        problem = "is gated: accept its licence on its page and log in with `hf auth login`"
+    except RepositoryNotFoundError:
+        problem = "does not exist on the hub, or is private: check the spelling"
+    except Exception:  # every way in which a network can fail
+        problem = (
+            "is not in the cache and the hub cannot be reached: go online once, or give a folder"
+        )
+    raise Unavailable(f"The model {repo!r} {problem}.")
+
+
+def _check_weights(folder: Path) -> None:
+    files = weight_files(folder)
+    if not files:
+        other = next(folder.glob("*.bin"), None) or next(folder.glob("*.pt*"), None)
+        hint = f" ({other.name} is a pickle, which is never loaded)" if other else ""
+        raise Unavailable(f"There are no weights (model*.safetensors) in {folder}{hint}.")
+    for path in [*files, *_missing_shards(folder)]:
+        if not _is_whole(path):
+            raise Unavailable(f"{path} is missing or cut short; download the model again.")
+
+
+def _missing_shards(folder: Path) -> list[Path]:
+    index = folder / "model.safetensors.index.json"
+    try:
+        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        return []
+    return [folder / name for name in sorted(names) if not (folder / name).exists()]
+
+
+def _is_whole(path: Path) -> bool:
+    """Compare a file's size with what its header promises.
+
+    The format: 8 bytes of header length, a JSON header, the tensors
+    (https://huggingface.co/docs/safetensors).
+    """
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            length = int.from_bytes(file.read(8), "little")
+            if not 0 < length <= size - 8:
+                return False
+            header = json.loads(file.read(length))
+        ends = [t["data_offsets"][1] for name, t in header.items() if name != "__metadata__"]
+        return bool(size == 8 + length + max(ends, default=0))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError):
+        return False
+
+
+def _physical_memory() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -1,0 +1,135 @@
+"""A sequence is one prompt on its way through the model: its tokens, and what they have said.
+
+It knows nothing of MLX; the runner keeps its KV cache in `cache` without anyone else looking.
+"""
+
+from __future__ import annotations
+
+import itertools
+import secrets
+from collections.abc import Iterable
+from collections.abc import Sequence as Tokens
+from typing import Any
+
+from inference.parser import Parser
+from inference.stop import StopScanner
+from parts import Finish, FinishReason, Part, SamplingParams, Text, TokenLogprob, Usage
+
+_numbers = itertools.count(1)
+
+
+class Sequence:
+    """Prompt and answer as tokens, and the answer's parts as they become certain."""
+
+    def __init__(
+        self,
+        prompt: Tokens[int],
+        params: SamplingParams,
+        parser: Parser,
+        *,
+        stop_tokens: frozenset[int] = frozenset(),
+        max_tool_calls: int | None = None,
+    ) -> None:
+        self.number = next(_numbers)
+        self.prompt = list(prompt)
+        self.generated: list[int] = []
+        self.params = params
+        self.seed = secrets.randbits(64) if params.seed is None else params.seed % 2**64
+        self.finish_reason: FinishReason | None = None
+
+        self.cache: Any = None
+        self.num_computed = 0
+        """How many of the tokens, from the first on, the cache holds."""
+        self.num_cached = 0
+        """How many of the prompt's tokens came out of the prefix cache."""
+        self.num_faults = 0
+        """How many steps have failed while this sequence was in them."""
+
+        self._parser = parser
+        self._stop_tokens = stop_tokens
+        self._max_tool_calls = max_tool_calls
+        self._stop = StopScanner(params.stop)
+        self._num_reasoning = 0
+        self._logprobs: list[TokenLogprob] = []
+
+    def __repr__(self) -> str:
+        return f"<Sequence {self.number}: {len(self.prompt)}+{len(self.generated)} tokens>"
+
+    @property
+    def tokens(self) -> list[int]:
+        return self.prompt + self.generated
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.prompt) + len(self.generated)
+
+    @property
+    def is_finished(self) -> bool:
+        return self.finish_reason is not None
+
+    @property
+    def ends_with_next(self) -> bool:
+        """Whether the next token is the last that `max_tokens` allows."""
+        return len(self.generated) + 1 >= self.params.max_tokens
+
+    @property
+    def usage(self) -> Usage:
+        return Usage(len(self.prompt), self.num_cached, len(self.generated), self._num_reasoning)
+
+    def append(self, token: int, logprob: TokenLogprob | None = None) -> list[Part]:
+        """Take the token that was sampled; give the parts that are certain by now.
+
+        The last part of the last call is `Finish`, and `is_finished` is true then.
+        """
+        self.generated.append(token)
+        if token in self._stop_tokens:
+            return self._end("stop")
+        was_reasoning = self._parser.section == "reasoning"
+        parts = self._parser.add(token)
+        if was_reasoning or self._parser.section == "reasoning":
+            self._num_reasoning += 1
+        elif logprob is not None and self._parser.section != "tool":
+            self._logprobs.append(logprob)
+        said = self._spoken(parts)
+        if self._stop.has_stopped:
+            return [*said, *self._finish("stop")]
+        if self._max_tool_calls is not None and self._parser.num_tool_calls >= self._max_tool_calls:
+            return [*said, *self._finish("stop")]
+        if len(self.generated) >= self.params.max_tokens:
+            return said + self._end("length")
+        return said
+
+    def _end(self, reason: FinishReason) -> list[Part]:
+        """Say what was held back, and finish."""
+        said = self._spoken(self._parser.flush())
+        if self._stop.has_stopped:
+            reason = "stop"
+        elif rest := self._stop.flush():
+            said.append(self._text(rest))
+        return [*said, *self._finish(reason)]
+
+    def _finish(self, reason: FinishReason) -> list[Part]:
+        if self._parser.num_tool_calls and reason == "stop":
+            reason = "tool_calls"
+        self.finish_reason = reason
+        last: list[Part] = [self._text("")] if self._logprobs else []
+        return [*last, Finish(reason, self.usage)]
+
+    def _spoken(self, parts: Iterable[Part]) -> list[Part]:
+        """Apply the stop strings, which are looked for in the answer's text and nowhere else."""
+        said: list[Part] = []
+        for part in parts:
+            if self._stop.has_stopped:
+                break
+            if isinstance(part, Text):
+                if text := self._stop.add(part.text):
+                    said.append(self._text(text))
+                continue
+            if rest := self._stop.flush():
+                said.append(self._text(rest))
+            said.append(part)
+        return said
+
+    def _text(self, text: str) -> Text:
+        logprobs, self._logprobs = tuple(self._logprobs), []
+        return Text(text, logprobs)

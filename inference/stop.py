@@ -1,0 +1,42 @@
+"""A stop scanner cuts a growing text at the first stop string, wherever its pieces are cut."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class StopScanner:
+    """Pass text through until a stop string comes; hold back what may be the start of one."""
+
+    def __init__(self, stop: Sequence[str]) -> None:
+        self._stop = tuple(s for s in stop if s)
+        self._held = ""
+        self.has_stopped = False
+
+    def add(self, text: str) -> str:
+        """Take more text; give what certainly stands before any stop string."""
+        if not self._stop or self.has_stopped:
+            return "" if self.has_stopped else text
+        text = self._held + text
+        ends = [i for i in (text.find(s) for s in self._stop) if i >= 0]
+        if ends:
+            self.has_stopped = True
+            self._held = ""
+            return text[: min(ends)]
+        keep = self._start_of_stop(text)
+        self._held = text[keep:]
+        return text[:keep]
+
+    def flush(self) -> str:
+        """Give what was held back: no stop string came of it."""
+        text, self._held = self._held, ""
+        return text
+
+    def _start_of_stop(self, text: str) -> int:
+        """Index of the earliest suffix of `text` that begins a stop string."""
+        longest = max(len(s) for s in self._stop)
+        for index in range(max(0, len(text) - longest + 1), len(text)):
+            suffix = text[index:]
+            if any(s.startswith(suffix) for s in self._stop):
+                return index
+        return len(text)

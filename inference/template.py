@@ -1,0 +1,345 @@
+"""A chat template turns messages into prompt tokens, in the form that the model was trained on.
+
+Templates differ in what they accept: some drop a second system message without a word, some raise
+an error at it, many do not know the developer role. What this one does is found out once, by
+rendering probes, so that nothing a client says is lost on its way to the model.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+import jinja2
+import jinja2.meta
+import jinja2.nodes
+
+from parts import InvalidRequest, Message, Prompt, Tool, ToolCall
+
+SEAM = "\ufdd0"
+"""Marks where a text is cut before it is encoded. A Unicode noncharacter: never part of a text."""
+
+ALWAYS_ALLOWED_ARGS = frozenset({"enable_thinking", "reasoning_effort"})
+RESERVED_ARGS = frozenset(
+    "messages tools documents add_generation_prompt continue_final_message tokenize return_dict "
+    "return_tensors chat_template padding truncation max_length bos_token eos_token pad_token "
+    "unk_token raise_exception strftime_now namespace range dict lipsum cycler joiner".split()
+)
+FALLBACK_TEMPLATE = (
+    "{% for m in messages %}{{ m.role | capitalize }}: {{ m.content }}\n\n{% endfor %}"
+    "{% if add_generation_prompt %}Assistant:{% endif %}"
+)
+"""For a base model, which has learned no template."""
+
+
+class ChatTemplate:
+    """The model's own template, and what it was found to accept.
+
+    `tokenizer` is mlx-lm's `TokenizerWrapper`. `default_args` are passed to the template whenever
+    a prompt does not say otherwise.
+    """
+
+    def __init__(self, tokenizer: Any, default_args: Mapping[str, Any] | None = None) -> None:
+        self.tokenizer = tokenizer
+        self.default_args = dict(default_args or {})
+        self._source = _source(tokenizer)
+        self._control_tokens = _control_token_pattern(tokenizer)
+
+    # Rendering
+
+    def render(self, prompt: Prompt) -> list[int]:
+        """Give the prompt's tokens, up to and including the opening of the assistant's turn.
+
+        Control tokens that stand in a client's text are encoded as ordinary text, so that nobody
+        can forge a turn.
+
+        Raises:
+            InvalidRequest: the template does not accept these messages or arguments.
+        """
+        args = self._arguments(prompt.template_args)
+        messages = self._accepted(prompt.messages)
+        tools = [_tool_entry(self._disarmed_tool(tool)) for tool in prompt.tools] or None
+        try:
+            text = self._text(messages, tools, args)
+        except jinja2.TemplateError:
+            text = self._text_or_refusal(_alternating(messages), tools, args)
+        return self._encode(text)
+
+    def _text(self, messages: Iterable[Message], tools: Any, args: Mapping[str, Any]) -> str:
+        entries = [_message_entry(self._disarmed(message)) for message in messages]
+        override = {} if self._source else {"chat_template": FALLBACK_TEMPLATE}
+        text = self.tokenizer.apply_chat_template(
+            entries, tools=tools, tokenize=False, add_generation_prompt=True, **override, **args
+        )
+        assert isinstance(text, str)
+        return text
+
+    def _text_or_refusal(
+        self, messages: Iterable[Message], tools: Any, args: Mapping[str, Any]
+    ) -> str:
+        try:
+            return self._text(messages, tools, args)
+        except jinja2.TemplateError as error:
+            said = str(error) if type(error) is jinja2.TemplateError else "it failed on them"
+            raise InvalidRequest(
+                f"The model's chat template does not accept these messages: {said[:200]}",
+                param="messages",
+                code="chat_template_error",
+            ) from error
+
+    def _encode(self, text: str) -> list[int]:
+        ids: list[int] = []
+        for piece in text.split(SEAM):
+            ids += self.tokenizer.encode(piece, add_special_tokens=False)
+        return ids
+
+    # Arguments
+
+    def _arguments(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        for name in given:
+            if name in ALWAYS_ALLOWED_ARGS:
+                continue
+            if name in RESERVED_ARGS or name not in self._declared_args:
+                raise InvalidRequest(
+                    f"Unknown template argument {name[:100]!r}. This model's chat template takes: "
+                    + ", ".join(sorted(self._settable_args)),
+                    param="chat_template_kwargs",
+                )
+        args = {**self.default_args, **given}
+        if "enable_thinking" not in args and "reasoning_effort" in args:
+            args["enable_thinking"] = args["reasoning_effort"] != "none"
+        return args
+
+    @cached_property
+    def _settable_args(self) -> frozenset[str]:
+        return (self._declared_args - RESERVED_ARGS) | ALWAYS_ALLOWED_ARGS
+
+    @cached_property
+    def _declared_args(self) -> frozenset[str]:
+        environment = jinja2.Environment(extensions=["jinja2.ext.loopcontrols"])
+        try:
+            tree = environment.parse(re.sub(r"{%-?\s*(end)?generation\s*-?%}", "", self._source))
+        except jinja2.TemplateSyntaxError:
+            return frozenset()
+        own = {n.name for n in tree.find_all(jinja2.nodes.Name) if n.ctx != "load"}
+        return frozenset(jinja2.meta.find_undeclared_variables(tree)) - own
+
+    # What the template accepts
+
+    @cached_property
+    def can_think(self) -> bool:
+        """Whether the model has words for where its thinking begins and ends."""
+        return bool(self.tokenizer.has_thinking)
+
+    @cached_property
+    def can_call_tools(self) -> bool:
+        """Whether definitions of tools reach the model, and its calls can be recognised."""
+        tools = [_tool_entry(Tool("probe_tool"))]
+        return bool(self.tokenizer.has_tool_calling) and "probe_tool" in self._probe(
+            [Message("user", "a")], tools
+        )
+
+    @cached_property
+    def _takes_system(self) -> bool:
+        return self._keeps(Message("system", "probe"), Message("user", "a"))
+
+    @cached_property
+    def _takes_late_system(self) -> bool:
+        first, last = Message("system", "a"), Message("system", "probe")
+        return self._keeps(first, Message("user", "a"), Message("assistant", "a"), last) and (
+            self._keeps(first, last, Message("user", "a"))
+        )
+
+    @cached_property
+    def _takes_developer(self) -> bool:
+        """Whether the template means something by the role, and does not merely print its name."""
+        return "developer" in self._source and self._keeps(
+            Message("developer", "probe"), Message("user", "a")
+        )
+
+    @cached_property
+    def _takes_tool_results(self) -> bool:
+        call = ToolCall("a00000000", "f", "{}")
+        return self._keeps(
+            Message("user", "a"),
+            Message("assistant", tool_calls=(call,)),
+            Message("tool", "probe", tool_call_id=call.id, name="f"),
+        )
+
+    def _keeps(self, *messages: Message) -> bool:
+        return "probe" in self._probe(messages)
+
+    def _probe(self, messages: Iterable[Message], tools: Any = None) -> str:
+        try:
+            return self._text(messages, tools, self.default_args)
+        except Exception:  # a template may fail in any way: then it does not accept this
+            return ""
+
+    def _accepted(self, messages: Sequence[Message]) -> list[Message]:
+        """Rewrite messages into the roles and order that this template keeps whole."""
+        accepted = list(messages)
+        if not self._takes_developer:
+            accepted = [replace(m, role="system") if m.role == "developer" else m for m in accepted]
+        num_system = sum(m.role == "system" for m in accepted)
+        is_late = num_system > 1 or (num_system == 1 and accepted[0].role != "system")
+        if is_late and not self._takes_late_system:
+            accepted = _system_merged(accepted)
+        if num_system and not self._takes_system:
+            accepted = _system_in_first_user(accepted)
+        if any(m.role == "tool" for m in accepted) and not self._takes_tool_results:
+            accepted = [_as_plain_text(m) for m in accepted]
+        return [self._reasoning_split(m) for m in accepted]
+
+    def _reasoning_split(self, message: Message) -> Message:
+        """Take the thinking out of an answer that a client sends back with its think tags."""
+        start, end = self.tokenizer.think_start, self.tokenizer.think_end
+        content = message.content
+        if message.role != "assistant" or not start or message.reasoning:
+            return message
+        if not content.lstrip().startswith(start) or end not in content:
+            return message
+        reasoning, _, rest = content.lstrip()[len(start) :].partition(end)
+        return replace(message, reasoning=reasoning.strip("\n"), content=rest.lstrip("\n"))
+
+    # Control tokens in a client's text
+
+    def _disarm(self, text: str) -> str:
+        """Put a seam into every control token, so that it is encoded as the text that it is."""
+        text = text.replace(SEAM, "\ufffd")
+        if not self._control_tokens:
+            return text
+        return self._control_tokens.sub(lambda m: m[0][0] + SEAM + m[0][1:], text)
+
+    def _disarm_json(self, value: Any) -> Any:
+        match value:
+            case str():
+                return self._disarm(value)
+            case dict():
+                return {self._disarm(str(k)): self._disarm_json(v) for k, v in value.items()}
+            case list() | tuple():
+                return [self._disarm_json(item) for item in value]
+            case _:
+                return value
+
+    def _disarmed(self, message: Message) -> Message:
+        return replace(
+            message,
+            content=self._disarm(message.content),
+            reasoning=self._disarm(message.reasoning),
+            tool_calls=tuple(
+                replace(c, name=self._disarm(c.name), arguments=self._disarm(c.arguments))
+                for c in message.tool_calls
+            ),
+            name=self._disarm(message.name) if message.name else message.name,
+        )
+
+    def _disarmed_tool(self, tool: Tool) -> Tool:
+        return replace(
+            tool,
+            name=self._disarm(tool.name),
+            description=self._disarm(tool.description),
+            parameters=self._disarm_json(dict(tool.parameters)),
+        )
+
+
+def _source(tokenizer: Any) -> str:
+    template = getattr(tokenizer, "chat_template", None)
+    if isinstance(template, dict):
+        return "\n".join(template.values())
+    return template or ("\n" if tokenizer.has_chat_template else "")
+
+
+def _control_token_pattern(tokenizer: Any) -> re.Pattern[str] | None:
+    """Match what the tokenizer would take for a control token: `<|im_end|>`, `</think>`, `[INST]`.
+
+    Added tokens that are ordinary text (runs of spaces, in some vocabularies) are left alone.
+    """
+    added = getattr(tokenizer, "added_tokens_decoder", {}).values()
+    control = {
+        token.content
+        for token in added
+        if len(token.content) > 1 and (token.special or token.content[0] in "<[")
+    }
+    if not control:
+        return None
+    return re.compile("|".join(re.escape(c) for c in sorted(control, key=len, reverse=True)))
+
+
+def _message_entry(message: Message) -> dict[str, Any]:
+    """The dictionary that chat templates read a message from."""
+    entry: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.reasoning:
+        entry["reasoning_content"] = entry["reasoning"] = message.reasoning
+    if message.tool_calls:
+        entry["tool_calls"] = [_call_entry(call) for call in message.tool_calls]
+    if message.tool_call_id is not None:
+        entry["tool_call_id"] = message.tool_call_id
+    if message.name:
+        entry["name"] = message.name
+    return entry
+
+
+def _call_entry(call: ToolCall) -> dict[str, Any]:
+    try:
+        arguments = json.loads(call.arguments or "{}")
+    except ValueError:
+        arguments = None
+    # What is not an object is passed as the text that the model once wrote.
+    function = {
+        "name": call.name,
+        "arguments": arguments if isinstance(arguments, dict) else call.arguments,
+    }
+    return {"type": "function", "id": call.id, "function": function}
+
+
+def _tool_entry(tool: Tool) -> dict[str, Any]:
+    function = {
+        "name": tool.name,
+        "description": tool.description,
+        "parameters": dict(tool.parameters) or {"type": "object", "properties": {}},
+    }
+    return {"type": "function", "function": function}
+
+
+def _joined(texts: Iterable[str]) -> str:
+    return "\n\n".join(text for text in texts if text)
+
+
+def _system_merged(messages: Sequence[Message]) -> list[Message]:
+    system = _joined(m.content for m in messages if m.role == "system")
+    return [Message("system", system), *(m for m in messages if m.role != "system")]
+
+
+def _system_in_first_user(messages: Sequence[Message]) -> list[Message]:
+    system = _joined(m.content for m in messages if m.role == "system")
+    rest = [m for m in messages if m.role != "system"]
+    for index, message in enumerate(rest):
+        if message.role == "user":
+            rest[index] = replace(message, content=_joined([system, message.content]))
+            return rest
+    return [Message("user", system), *rest]
+
+
+def _as_plain_text(message: Message) -> Message:
+    """Say a tool's part in words, for a template that knows no tools."""
+    if message.role == "tool":
+        return Message("user", f"Result of the tool call:\n{message.content}")
+    calls = "\n".join(f"Called {c.name} with {c.arguments}" for c in message.tool_calls)
+    return replace(message, content=_joined([message.content, calls]), tool_calls=())
+
+
+def _alternating(messages: Sequence[Message]) -> list[Message]:
+    """Join neighbours of one role, for a template that insists on turns."""
+    merged: list[Message] = []
+    for message in messages:
+        last = merged[-1] if merged else None
+        is_plain = not message.tool_calls and message.role in ("user", "assistant", "system")
+        if last and last.role == message.role and is_plain and not last.tool_calls:
+            merged[-1] = replace(last, content=_joined([last.content, message.content]))
+        else:
+            merged.append(message)
+    return merged

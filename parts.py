@@ -1,0 +1,274 @@
+"""The vocabulary of the house: the pure values that cross from one room to another.
+
+Nothing here knows HTTP, JSON or MLX, and nothing of ours is imported.
+
+    what goes in           what comes out, in order         what goes wrong
+    Prompt                 Reasoning                        ServerError
+    ├── Message            Text                             ├── Refused
+    │   └── ToolCall       ToolCall, then ToolArguments     │   ├── InvalidRequest
+    └── Tool               Finish                           │   │   └── ContextLengthExceeded
+    SamplingParams         └── Usage                        │   ├── NotFound
+                                                            │   ├── QueueFull
+                                                            │   └── Unavailable
+                                                            └── EngineFailed
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+FinishReason = Literal["stop", "length", "tool_calls"]
+Phase = Literal["loading", "ready", "draining", "failed"]
+Role = Literal["system", "developer", "user", "assistant", "tool"]
+
+
+# What goes in
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call of a tool: a part that opens it in a stream, and whole in a message of the history."""
+
+    id: str
+    name: str
+    arguments: str = ""
+    """JSON text, as the model wrote it. Empty in a stream, where `ToolArguments` follow."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation, as text."""
+
+    role: Role
+    content: str = ""
+    reasoning: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A function that the model may call."""
+
+    name: str
+    description: str = ""
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    """A JSON schema."""
+    strict: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What the model is to answer, before its chat template has made tokens of it."""
+
+    messages: tuple[Message, ...]
+    tools: tuple[Tool, ...] = ()
+    template_args: Mapping[str, str | int | float | bool] = field(default_factory=dict)
+    """Arguments for the chat template, such as `enable_thinking`."""
+    max_tool_calls: int | None = None
+    """The most calls that the answer may hold; the answer ends with the last of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How the next token is chosen, and when the answer ends."""
+
+    temperature: float = 0.7
+    """0 takes the likeliest token."""
+    top_p: float = 0.95
+    top_k: int = 0
+    """0 considers every token."""
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    """Divides the logits of every token in the prompt or the answer (Keskar et al. 2019)."""
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    """Both count the tokens of the answer only, as OpenAI defines them."""
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    seed: int | None = None
+    max_tokens: int = 4096
+    stop: tuple[str, ...] = ()
+    top_logprobs: int | None = None
+    """None: no log-probabilities. k ≥ 0: the chosen token's, and those of the k likeliest."""
+
+
+# What comes out
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A token of the answer with its natural log-probability before temperature and filters."""
+
+    token: str
+    raw: bytes
+    logprob: float
+    top: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Reasoning:
+    """More of what the model thinks."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """More of the answer."""
+
+    text: str
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ToolArguments:
+    """More of the arguments of the last `ToolCall`."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens counted where they are made: nothing is ever encoded again to count it."""
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    """The part of `prompt_tokens` that was not computed anew."""
+    completion_tokens: int = 0
+    reasoning_tokens: int = 0
+    """The part of `completion_tokens` that was thinking."""
+
+    def __add__(self, other: Usage) -> Usage:
+        """Add another answer to the same prompt: the prompt counts once."""
+        return Usage(
+            max(self.prompt_tokens, other.prompt_tokens),
+            max(self.cached_tokens, other.cached_tokens),
+            self.completion_tokens + other.completion_tokens,
+            self.reasoning_tokens + other.reasoning_tokens,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """The end of an answer; always its last part."""
+
+    reason: FinishReason
+    usage: Usage
+
+
+Part = Reasoning | Text | ToolCall | ToolArguments | Finish
+
+
+# The engine, as the door sees it
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCard:
+    """What a client may know of the loaded model."""
+
+    name: str
+    context_window: int
+    """Tokens, prompt and answer together."""
+    thinking: bool = False
+    tools: bool = False
+    fingerprint: str = "fp_0"
+    """Changes whenever the same request with the same seed might be answered differently."""
+    num_bytes: int = 0
+    """Memory of the weights."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStatus:
+    """The truth about the engine at one moment."""
+
+    phase: Phase
+    reason: str = ""
+    running: int = 0
+    waiting: int = 0
+    model: ModelCard | None = None
+
+
+class Answer(Protocol):
+    """One sequence on its way: iterate it for its parts, as many at a time as there are by then.
+
+    Iterating raises `EngineFailed` or `Unavailable` when the answer cannot be finished.
+    """
+
+    def __aiter__(self) -> AsyncIterator[Sequence[Part]]: ...
+
+    def cancel(self) -> None:
+        """Give up the answer; its place is free within one step. Harmless when it has ended."""
+
+
+class Engine(Protocol):
+    """Tokens are its own affair: prompts go in, answers come out."""
+
+    @property
+    def status(self) -> EngineStatus: ...
+
+    async def start(self) -> None:
+        """Load the model; return when it can serve. Raises `Unavailable` when it cannot."""
+
+    async def submit(self, prompt: Prompt, params: SamplingParams) -> Answer:
+        """Queue a prompt. Raises `Refused` before any work is done on it."""
+
+    async def stop(self, drain: float = 0.0) -> None:
+        """Take no more prompts, let the running ones finish for `drain` seconds, end the rest."""
+
+
+# What goes wrong
+
+
+class ServerError(Exception):
+    """A failure that a client is told about: a sentence, the parameter at fault, a code."""
+
+    code: str | None = None
+
+    def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.code = code or type(self).code
+
+
+class Refused(ServerError):
+    """Turned away before any work was done on it."""
+
+
+class InvalidRequest(Refused):
+    """Can never be served as it stands."""
+
+    code = "invalid_value"
+
+
+class ContextLengthExceeded(InvalidRequest):
+    """The prompt has more tokens than the model can read."""
+
+    code = "context_length_exceeded"
+
+
+class NotFound(Refused):
+    """Names something that is not here."""
+
+    code = "not_found"
+
+
+class QueueFull(Refused):
+    """Too many are waiting."""
+
+    code = "queue_full"
+
+
+class Unavailable(Refused):
+    """Not now: the model is loading, the server is going down, or the engine has failed."""
+
+    code = "server_error"
+
+
+class EngineFailed(ServerError):
+    """Our fault."""
+
+    code = "server_error"

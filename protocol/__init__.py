@@ -1,0 +1,1 @@
+"""Parts in, JSON out: the wire formats. Knows neither MLX nor FastAPI."""

@@ -1,0 +1,443 @@
+"""Chat completions: a request's JSON becomes a prompt, an answer's parts become chunks.
+
+The stream is the product; a whole answer is the fold of its chunks.
+(https://platform.openai.com/docs/api-reference/chat)
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from parts import (
+    Finish,
+    InvalidRequest,
+    Message,
+    Part,
+    Prompt,
+    Reasoning,
+    Role,
+    SamplingParams,
+    Text,
+    TokenLogprob,
+    Tool,
+    ToolArguments,
+    ToolCall,
+    Usage,
+)
+
+Json = dict[str, Any]
+ReasoningFormat = Literal["separate", "hidden", "raw"]
+
+THINK_START, THINK_END = "<think>\n", "\n</think>\n\n"
+"""How thinking is shown in the raw format."""
+ROLES: Mapping[str, Role] = {
+    "system": "system",
+    "developer": "developer",
+    "user": "user",
+    "assistant": "assistant",
+    "tool": "tool",
+    "function": "tool",
+}
+MEDIA_PARTS = frozenset({"image_url", "input_audio", "file", "image", "input_image", "input_file"})
+
+_SAMPLING = (
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "repetition_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+    "seed",
+    "max_tokens",
+)
+"""Fields of a request that are fields of `SamplingParams` too."""
+
+
+# Requests
+
+
+def read_prompt(body: Mapping[str, Any]) -> Prompt:
+    """Make a prompt of a request whose fields have the right types.
+
+    Raises:
+        InvalidRequest: it asks for something that this server does not do.
+    """
+    _refuse_what_is_not_honoured(body)
+    tools = _tools(body)
+    template_args = dict(body.get("chat_template_kwargs") or {})
+    for name in ("enable_thinking", "reasoning_effort"):
+        if body.get(name) is not None:
+            template_args[name] = body[name]
+    return Prompt(
+        messages=tuple(_message(m, i) for i, m in enumerate(body["messages"])),
+        tools=tools,
+        template_args=template_args,
+        max_tool_calls=1 if body.get("parallel_tool_calls") is False else None,
+    )
+
+
+def read_sampling(body: Mapping[str, Any], defaults: SamplingParams) -> SamplingParams:
+    """Take from a request what it says about sampling, and the rest from `defaults`."""
+    given = {name: body[name] for name in _SAMPLING if body.get(name) is not None}
+    if body.get("max_completion_tokens") is not None:
+        given["max_tokens"] = body["max_completion_tokens"]
+    stop = body.get("stop") or ()
+    top_logprobs = body.get("top_logprobs")
+    if top_logprobs is not None and not body.get("logprobs"):
+        raise InvalidRequest("top_logprobs needs logprobs to be true.", param="top_logprobs")
+    return replace(
+        defaults,
+        **given,
+        stop=(stop,) if isinstance(stop, str) else tuple(s for s in stop if s),
+        logit_bias=_logit_bias(body.get("logit_bias") or {}),
+        top_logprobs=(top_logprobs or 0) if body.get("logprobs") else None,
+    )
+
+
+def choices_of(params: SamplingParams, n: int) -> list[SamplingParams]:
+    """One set of parameters for each of `n` choices: with a seed, each gets its own."""
+    if params.seed is None:
+        return [params] * n
+    return [replace(params, seed=params.seed + index) for index in range(n)]
+
+
+def _logit_bias(given: Mapping[str, float]) -> dict[int, float]:
+    try:
+        return {int(token): bias for token, bias in given.items()}
+    except ValueError:
+        raise InvalidRequest(
+            "logit_bias maps token ids, written as whole numbers, to biases.", param="logit_bias"
+        ) from None
+
+
+def _refuse_what_is_not_honoured(body: Mapping[str, Any]) -> None:
+    """Name what cannot be done yet, rather than drop it."""
+    kind = (body.get("response_format") or {}).get("type", "text")
+    if kind != "text":
+        raise InvalidRequest(
+            f"response_format {kind[:100]!r} is not supported; only 'text' is.",
+            param="response_format",
+            code="unsupported_parameter",
+        )
+    if "audio" in (body.get("modalities") or ()) or body.get("audio"):
+        raise InvalidRequest(
+            "This model writes text only.", param="modalities", code="unsupported_parameter"
+        )
+
+
+# Tools
+
+
+def _tools(body: Mapping[str, Any]) -> tuple[Tool, ...]:
+    """The tools that the model may call, by whichever of OpenAI's ways they were given."""
+    offered = body.get("tools") or [
+        {"type": "function", "function": f} for f in body.get("functions") or ()
+    ]
+    tools = tuple(
+        _tool(tool, index)
+        for index, tool in enumerate(offered)
+        if tool.get("type", "function") == "function"
+    )
+    param = "tool_choice" if body.get("tool_choice") else "function_call"
+    match body.get("tool_choice") or body.get("function_call") or "auto":
+        case "auto":
+            return tools
+        case "none":
+            return ()
+        case {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": list(allowed)}}:
+            names = {_name(tool) for tool in allowed}
+            return tuple(tool for tool in tools if tool.name in names)
+        case _:
+            raise InvalidRequest(
+                "A tool call cannot be forced yet; use 'auto' or 'none'.",
+                param=param,
+                code="unsupported_parameter",
+            )
+
+
+def _name(tool: Any) -> Any:
+    return (tool.get("function") or tool).get("name") if isinstance(tool, dict) else None
+
+
+def _tool(tool: Mapping[str, Any], index: int) -> Tool:
+    function = tool.get("function") or tool
+    name = function.get("name")
+    if not isinstance(name, str) or not name:
+        raise InvalidRequest("A tool needs a name.", param=f"tools[{index}].function.name")
+    parameters = function.get("parameters")
+    return Tool(
+        name=name,
+        description=str(function.get("description") or ""),
+        parameters=parameters if isinstance(parameters, dict) else {},
+        strict=bool(function.get("strict")),
+    )
+
+
+# Messages
+
+
+def _message(message: Mapping[str, Any], index: int) -> Message:
+    return Message(
+        role=ROLES.get(message["role"], "user"),
+        content=_content(message.get("content"), index),
+        reasoning=message.get("reasoning_content") or message.get("reasoning") or "",
+        tool_calls=tuple(_call(call) for call in _calls(message)),
+        tool_call_id=message.get("tool_call_id"),
+        name=message.get("name"),
+    )
+
+
+def _content(content: str | Sequence[Mapping[str, Any]] | None, index: int) -> str:
+    """Join the text of a message. A refusal is text that the model said."""
+    if content is None or isinstance(content, str):
+        return content or ""
+    texts = []
+    for number, part in enumerate(content):
+        if part.get("type") in MEDIA_PARTS:
+            raise InvalidRequest(
+                f"This model reads text only; it cannot take a part of type {part['type']!r}.",
+                param=f"messages[{index}].content[{number}]",
+                code="unsupported_content",
+            )
+        text = part.get("text") or part.get("refusal")
+        texts.append(text if isinstance(text, str) else "")
+    return "".join(texts)
+
+
+def _calls(message: Mapping[str, Any]) -> list[Json]:
+    if message.get("tool_calls"):
+        return list(message["tool_calls"])
+    legacy = message.get("function_call")
+    return [{"id": "", "function": legacy}] if legacy else []
+
+
+def _call(call: Mapping[str, Any]) -> ToolCall:
+    function = call.get("function") or call.get("custom") or {}
+    arguments = function.get("arguments", function.get("input"))
+    return ToolCall(
+        id=str(call.get("id") or ""),
+        name=str(function.get("name") or ""),
+        arguments=arguments if isinstance(arguments, str) else "",
+    )
+
+
+# Answers
+
+
+@dataclass(slots=True)
+class _Choice:
+    """Where one choice of a completion has got to."""
+
+    num_calls: int = 0
+    is_thinking: bool = False
+    finish_reason: str | None = None
+
+
+class Completion:
+    """One answer to a chat request, as the chunks of its stream."""
+
+    def __init__(
+        self,
+        *,
+        model: str,
+        fingerprint: str,
+        num_choices: int = 1,
+        include_usage: bool = False,
+        reasoning_format: ReasoningFormat = "separate",
+    ) -> None:
+        self.id = f"chatcmpl-{secrets.token_hex(16)}"
+        self.usage = Usage()
+        self._constant: Json = {
+            "id": self.id,
+            "object": "chat.completion.chunk",
+            "created": int(time.time()),
+            "model": model,
+            "system_fingerprint": fingerprint,
+        }
+        self._choices = [_Choice() for _ in range(num_choices)]
+        self._include_usage = include_usage
+        self._reasoning_format = reasoning_format
+
+    @property
+    def finish_reason(self) -> str | None:
+        """The first choice's, once it has ended."""
+        return self._choices[0].finish_reason
+
+    def opening(self) -> Iterator[Json]:
+        """The chunks that say who speaks."""
+        for index in range(len(self._choices)):
+            yield self._chunk(index, {"role": "assistant", "content": ""})
+
+    def feed(self, index: int, parts: Iterable[Part]) -> Iterator[Json]:
+        """The chunks for more parts of one choice."""
+        choice = self._choices[index]
+        for part in joined(parts):
+            match part:
+                case Reasoning(text):
+                    for delta in self._reasoning(choice, text):
+                        yield self._chunk(index, delta)
+                case Text(text, logprobs):
+                    text = self._thinking_closed(choice) + text
+                    yield self._chunk(index, {"content": text}, logprobs=logprobs)
+                case ToolCall() | ToolArguments():
+                    yield from self._call(index, choice, part)
+                case Finish(reason, usage):
+                    if rest := self._thinking_closed(choice):
+                        yield self._chunk(index, {"content": rest})
+                    self.usage = self.usage + usage
+                    choice.finish_reason = reason
+                    yield self._chunk(index, {}, finish_reason=reason)
+
+    def closing(self) -> Iterator[Json]:
+        """The chunk with the usage, when the client asked for it."""
+        if self._include_usage:
+            yield {**self._constant, "choices": [], "usage": usage_json(self.usage)}
+
+    def whole(self, chunks: Iterable[Json]) -> Json:
+        """Fold the chunks of the stream into the answer to a request that did not ask for one."""
+        choices = [
+            {
+                "index": index,
+                "message": {"role": "assistant", "content": None, "refusal": None},
+                "logprobs": None,
+                "finish_reason": None,
+            }
+            for index in range(len(self._choices))
+        ]
+        for chunk in chunks:
+            for piece in chunk["choices"]:
+                _fold(choices[piece["index"]], piece)
+        for choice in choices:
+            message = choice["message"]
+            assert isinstance(message, dict)
+            if not message["content"] and "tool_calls" in message:
+                message["content"] = None
+        return {
+            **self._constant,
+            "object": "chat.completion",
+            "choices": choices,
+            "usage": usage_json(self.usage),
+        }
+
+    def _chunk(
+        self,
+        index: int,
+        delta: Json,
+        *,
+        logprobs: Sequence[TokenLogprob] = (),
+        finish_reason: str | None = None,
+    ) -> Json:
+        choice = {
+            "index": index,
+            "delta": delta,
+            "logprobs": logprobs_json(logprobs) if logprobs else None,
+            "finish_reason": finish_reason,
+        }
+        chunk = {**self._constant, "choices": [choice]}
+        if self._include_usage:
+            chunk["usage"] = None
+        return chunk
+
+    def _reasoning(self, choice: _Choice, text: str) -> Iterator[Json]:
+        match self._reasoning_format:
+            case "separate":
+                # Clients read one name or the other, and none reads both.
+                yield {"reasoning": text, "reasoning_content": text}
+            case "raw":
+                yield {"content": text if choice.is_thinking else THINK_START + text}
+                choice.is_thinking = True
+
+    def _thinking_closed(self, choice: _Choice) -> str:
+        """What must be said in the raw format before anything that is not thinking."""
+        was_thinking, choice.is_thinking = choice.is_thinking, False
+        return THINK_END if was_thinking else ""
+
+    def _call(self, index: int, choice: _Choice, part: ToolCall | ToolArguments) -> Iterator[Json]:
+        match part:
+            case ToolCall(id, name, arguments):
+                if rest := self._thinking_closed(choice):
+                    yield self._chunk(index, {"content": rest})
+                choice.num_calls += 1
+                call = {
+                    "index": choice.num_calls - 1,
+                    "id": id,
+                    "type": "function",
+                    "function": {"name": name, "arguments": arguments},
+                }
+            case ToolArguments(text):
+                call = {"index": choice.num_calls - 1, "function": {"arguments": text}}
+        yield self._chunk(index, {"tool_calls": [call]})
+
+
+def joined(parts: Iterable[Part]) -> Iterator[Part]:
+    """Join neighbouring pieces of one text, so that a reader who fell behind gets one chunk."""
+    last: Part | None = None
+    for part in parts:
+        match last, part:
+            case Text(a, x), Text(b, y):
+                last = Text(a + b, x + y)
+            case Reasoning(a), Reasoning(b):
+                last = Reasoning(a + b)
+            case ToolArguments(a), ToolArguments(b):
+                last = ToolArguments(a + b)
+            case _:
+                if last is not None:
+                    yield last
+                last = part
+    if last is not None:
+        yield last
+
+
+def usage_json(usage: Usage) -> Json:
+    """Usage as chat completions write it."""
+    return {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+        "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
+    }
+
+
+def logprobs_json(logprobs: Sequence[TokenLogprob]) -> Json:
+    """Log-probabilities as chat completions write them."""
+    return {"content": [_logprob(entry) for entry in logprobs], "refusal": None}
+
+
+def _logprob(entry: TokenLogprob) -> Json:
+    def one(e: TokenLogprob) -> Json:
+        return {"token": e.token, "logprob": e.logprob, "bytes": list(e.raw)}
+
+    return {**one(entry), "top_logprobs": [one(top) for top in entry.top]}
+
+
+def _fold(choice: Json, piece: Json) -> None:
+    """Add one piece of the stream to a choice of the whole answer."""
+    message = choice["message"]
+    for key, value in piece["delta"].items():
+        match key:
+            case "role":
+                message["role"] = value
+            case "tool_calls":
+                for call in value:
+                    _fold_call(message.setdefault("tool_calls", []), call)
+            case _:
+                message[key] = (message.get(key) or "") + value
+    if piece["logprobs"]:
+        if choice["logprobs"] is None:
+            choice["logprobs"] = {"content": [], "refusal": None}
+        choice["logprobs"]["content"] += piece["logprobs"]["content"]
+    choice["finish_reason"] = piece["finish_reason"] or choice["finish_reason"]
+
+
+def _fold_call(calls: list[Json], call: Json) -> None:
+    if call["index"] < len(calls):
+        calls[call["index"]]["function"]["arguments"] += call["function"]["arguments"]
+        return
+    function = dict(call["function"])
+    calls.append({"id": call["id"], "type": call["type"], "function": function})

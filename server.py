@@ -1,0 +1,504 @@
+# /// script
+# requires-python = ">=3.11"
+# dependencies = [
+#   "fastapi>=0.120,<1",
+#   "uvicorn>=0.35,<1",
+#   "pydantic>=2.11,<3",
+#   "sse-starlette>=3,<4",
+#   "mlx>=0.32.4,<0.33; sys_platform == 'darwin'",
+#   "mlx[cpu]>=0.32.4,<0.33; sys_platform == 'linux'",
+#   "mlx-lm>=0.32.2,<0.33",
+# ]
+# ///
+"""The door: an OpenAI-compatible server for one language model on this machine.
+
+    python server.py --model mlx-community/Qwen3-8B-4bit
+
+Request models, routes, start and stop. What the JSON means is known in `protocol/`, what the model
+does in `inference/`; MLX is never imported here.
+"""
+
+from __future__ import annotations
+
+import sys
+
+if sys.version_info < (3, 11):  # said before an import can fail on it
+    sys.exit("This server needs Python 3.11 or newer, because mlx-lm does.")
+
+from door import settings as door_settings
+
+# The command line is read before the heavy imports: --help and a mistyped flag answer at once.
+SETTINGS = door_settings.parse() if __name__ == "__main__" else None
+
+import asyncio
+import contextlib
+import logging
+import socket
+import time
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+import uvicorn
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+
+from door import log as door_log
+from door.guard import Guard
+from door.settings import DEMO_MODEL, VERSION, Settings
+from door.stream import DONE, ClientGone, EventStream, data_line, json_bytes, merged, unless_gone
+from parts import (
+    Answer,
+    Engine,
+    NotFound,
+    Prompt,
+    SamplingParams,
+    ServerError,
+    Unavailable,
+)
+from protocol import chat, errors, strict_json
+
+log = logging.getLogger("mlx_server")
+
+
+# Request models: so permissive that no real client meets a 422. Unknown fields are ignored, and an
+# explicit null or empty object means the default.
+
+
+class Permissive(BaseModel):
+    """A JSON object of which only the named fields are looked at."""
+
+    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_is_default(cls, value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k: v for k, v in value.items() if v is not None and v != {}}
+        return value
+
+    def given(self) -> dict[str, Any]:
+        """The fields that the client set, as plain JSON."""
+        return self.model_dump(exclude_none=True)
+
+
+class ContentPart(BaseModel):
+    """A part of a message; the kinds that are not text are refused by name later."""
+
+    model_config = ConfigDict(extra="ignore")
+    type: str = "text"
+    text: str | None = None
+    refusal: str | None = None
+
+
+class ChatMessage(Permissive):
+    """One message of a chat."""
+
+    role: str
+    content: str | list[ContentPart] | None = None
+    reasoning: str | None = None
+    reasoning_content: str | None = None
+    tool_calls: list[dict[str, Any]] | None = None
+    function_call: dict[str, Any] | None = None
+    tool_call_id: str | None = None
+    name: str | None = None
+
+
+class StreamOptions(Permissive):
+    """What a stream holds beside the answer."""
+
+    include_usage: bool = False
+
+
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+Stop = Annotated[str, Field(max_length=1000)]
+
+
+class ChatRequest(Permissive):
+    """`POST /v1/chat/completions`."""
+
+    model: str | None = None
+    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    stream: bool = False
+    stream_options: StreamOptions = StreamOptions()
+    n: Annotated[int, Field(ge=1, le=16)] = 1
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=-1)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    logit_bias: (
+        Annotated[dict[str, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=1024)]
+        | None
+    ) = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    seed: int | None = None
+    stop: Annotated[list[Stop], Field(max_length=16), BeforeValidator(_listed)] | None = None
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    functions: list[dict[str, Any]] | None = None
+    function_call: str | dict[str, Any] | None = None
+    response_format: dict[str, Any] | None = None
+    reasoning_effort: str | None = None
+    enable_thinking: bool | None = None
+    chat_template_kwargs: dict[str, str | int | float | bool] | None = None
+    modalities: list[str] | None = None
+    audio: dict[str, Any] | None = None
+
+
+# The application
+
+
+class StrictJsonRequest(Request):
+    """A request whose body is read by our own rules."""
+
+    async def json(self) -> Any:
+        return strict_json.loads(await self.body())
+
+
+class StrictJsonRoute(APIRoute):
+    """A route whose body is read by our own rules."""
+
+    def get_route_handler(self) -> Any:
+        handle = super().get_route_handler()
+
+        async def strict(request: Request) -> Response:
+            return await handle(StrictJsonRequest(request.scope, request.receive))
+
+        return strict
+
+
+def create_app(settings: Settings, engine: Engine) -> FastAPI:
+    """Make the application around an engine, which starts and stops with it."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        loading = asyncio.create_task(_load(app, settings, engine))
+        yield
+        loading.cancel()
+        await asyncio.gather(loading, return_exceptions=True)
+        await engine.stop()
+
+    app = FastAPI(
+        title="MLX server",
+        version=VERSION,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.router.route_class = StrictJsonRoute
+    app.state.began = time.monotonic()
+    app.state.port = settings.port
+    app.state.on_load_failure = lambda error: None
+    _answer_errors(app)
+    _add_routes(app, settings, engine)
+    app.add_middleware(Guard, api_key=settings.api_key)
+    app.add_middleware(
+        CORSMiddleware,
+        allow_origins=settings.allowed_origins,
+        allow_methods=["*"],
+        allow_headers=["*"],
+        expose_headers=["x-request-id", "retry-after"],
+    )
+    return app
+
+
+async def _load(app: FastAPI, settings: Settings, engine: Engine) -> None:
+    try:
+        await engine.start()
+    except Unavailable as error:
+        app.state.on_load_failure(error)
+        return
+    card = engine.status.model
+    assert card is not None
+    print(
+        door_log.banner(
+            card,
+            f"http://{settings.host}:{app.state.port}",
+            is_demo=settings.model == str(DEMO_MODEL),
+            has_key=settings.api_key is not None,
+            origins=", ".join(settings.allowed_origins) or "none",
+        ),
+        file=sys.stderr,
+        flush=True,
+    )
+
+
+def _answer_errors(app: FastAPI) -> None:
+    """Put every failure into the one envelope."""
+
+    @app.exception_handler(ServerError)
+    async def ours(request: Request, error: ServerError) -> Response:
+        return JSONResponse(
+            errors.body_of(error), errors.status_of(error), headers=errors.headers_of(error)
+        )
+
+    @app.exception_handler(RequestValidationError)
+    async def malformed(request: Request, error: RequestValidationError) -> Response:
+        return JSONResponse(errors.validation_body(error.errors()), 422)
+
+    # Starlette's, not FastAPI's: unknown paths and methods raise only that one.
+    @app.exception_handler(HTTPException)
+    async def http(request: Request, error: HTTPException) -> Response:
+        if isinstance(error.__cause__, ServerError):
+            return await ours(request, error.__cause__)
+        sentence = {
+            404: f"There is nothing at {request.url.path[:200]}.",
+            405: f"{request.method} is not allowed here.",
+        }.get(error.status_code, "The request cannot be read.")
+        body = errors.envelope(error.status_code, sentence)
+        return JSONResponse(body, error.status_code, headers=dict(error.headers or {}))
+
+    @app.exception_handler(ClientGone)
+    async def gone(request: Request, error: ClientGone) -> Response:
+        request.state.story.finish = "client left"
+        return Response(status_code=499)
+
+
+def _add_routes(app: FastAPI, settings: Settings, engine: Engine) -> None:
+    defaults = SamplingParams(
+        temperature=settings.temp, top_p=settings.top_p, max_tokens=settings.max_tokens
+    )
+    reasoning_format = cast(chat.ReasoningFormat, settings.reasoning_format)
+
+    @app.get("/health")
+    async def health() -> Response:
+        return _health(app, settings, engine)
+
+    @app.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        return {"object": "list", "data": [_model_entry(settings, engine)]}
+
+    @app.get("/v1/models/{model:path}")
+    async def model(model: str) -> dict[str, Any]:
+        entry = _model_entry(settings, engine)
+        if model != entry["id"]:
+            raise NotFound(
+                f"The model {model[:256]!r} is not loaded here; {entry['id']!r} is.",
+                param="model",
+                code="model_not_found",
+            )
+        return entry
+
+    @app.post("/v1/chat/completions")
+    async def chat_completions(body: ChatRequest, request: Request) -> Response:
+        given = body.given()
+        params = chat.read_sampling(given, defaults)
+        answers = await _submit_all(
+            engine, chat.read_prompt(given), chat.choices_of(params, body.n)
+        )
+        card = engine.status.model
+        completion = chat.Completion(
+            model=_echoed(body.model, settings),
+            fingerprint=card.fingerprint if card else "",
+            num_choices=body.n,
+            include_usage=body.stream_options.include_usage,
+            reasoning_format=reasoning_format,
+        )
+        story: door_log.Story = request.state.story
+        story.id = completion.id
+        chunks = _chunks(completion, answers, story)
+        if body.stream:
+            return EventStream(_events(chunks), answers)
+        whole = await unless_gone(request, _collected(chunks))
+        return Response(json_bytes(completion.whole(whole)), media_type="application/json")
+
+
+def _health(app: FastAPI, settings: Settings, engine: Engine) -> Response:
+    status = engine.status
+    is_well = status.phase == "ready"
+    body: dict[str, Any] = {
+        "status": "ok" if is_well else status.phase,
+        "model": settings.model_name,
+        "context_window": status.model.context_window if status.model else None,
+        "queue": {"running": status.running, "waiting": status.waiting},
+        "uptime_s": round(time.monotonic() - app.state.began, 3),
+        "version": VERSION,
+    }
+    if status.reason:
+        body["reason"] = status.reason
+    headers = {} if is_well else {"retry-after": str(errors.RETRY_AFTER_S)}
+    return JSONResponse(body, 200 if is_well else 503, headers=headers)
+
+
+def _model_entry(settings: Settings, engine: Engine) -> dict[str, Any]:
+    card = engine.status.model
+    entry: dict[str, Any] = {
+        "id": settings.model_name,
+        "object": "model",
+        "created": STARTED,
+        "owned_by": "local",
+    }
+    if card is not None:
+        entry["context_window"] = card.context_window
+        entry["capabilities"] = {"thinking": card.thinking, "tools": card.tools}
+    return entry
+
+
+STARTED = int(time.time())
+
+
+def _echoed(model: str | None, settings: Settings) -> str:
+    """The name the client used: one model is loaded, whatever it is called."""
+    return (model or settings.model_name)[:256]
+
+
+async def _submit_all(
+    engine: Engine, prompt: Prompt, choices: Sequence[SamplingParams]
+) -> list[Answer]:
+    """Submit every choice, or none."""
+    answers: list[Answer] = []
+    try:
+        for params in choices:
+            answers.append(await engine.submit(prompt, params))
+    except BaseException:
+        for answer in answers:
+            answer.cancel()
+        raise
+    return answers
+
+
+async def _chunks(
+    completion: chat.Completion, answers: Sequence[Answer], story: door_log.Story
+) -> AsyncIterator[dict[str, Any]]:
+    """The chunks of a completion as its answers come in."""
+    for chunk in completion.opening():
+        yield chunk
+    async for index, parts in merged(answers):
+        story.heard(parts)
+        for chunk in completion.feed(index, parts):
+            yield chunk
+    story.usage, story.finish = completion.usage, completion.finish_reason or ""
+    for chunk in completion.closing():
+        yield chunk
+
+
+async def _collected(chunks: AsyncIterator[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [chunk async for chunk in chunks]
+
+
+async def _events(chunks: AsyncIterator[dict[str, Any]]) -> AsyncIterator[bytes]:
+    """Write chunks as events. A failure is an event too: a stream never just stops."""
+    try:
+        async for chunk in chunks:
+            yield data_line(chunk)
+    except ServerError as error:
+        yield data_line(errors.body_of(error))
+    yield DONE
+
+
+# Start and stop
+
+
+class Server(uvicorn.Server):
+    """Uvicorn, which lets the engine end its answers when a signal asks it to stop."""
+
+    def __init__(self, config: uvicorn.Config, engine: Engine, drain: float) -> None:
+        super().__init__(config)
+        self._engine = engine
+        self._drain = drain
+        self._stopping: asyncio.Task[None] | None = None
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._stopping = asyncio.create_task(self._engine.stop(self._drain))
+        await super().shutdown(sockets)
+        await self._stopping
+
+
+def main(settings: Settings) -> int:
+    """Serve until a signal comes. Returns the process's exit code."""
+    door_log.set_up(settings.log_level)
+    try:
+        listener = _listen(settings)
+        engine = _engine(settings)
+    except Unavailable as error:
+        print(f"Cannot start: {error.message}", file=sys.stderr)
+        return 1
+    app = create_app(settings, engine)
+    app.state.port = listener.getsockname()[1]
+    server = Server(
+        uvicorn.Config(
+            app,
+            access_log=False,
+            log_config=None,
+            timeout_graceful_shutdown=int(settings.drain) + 5,
+            ws="none",
+        ),
+        engine,
+        settings.drain,
+    )
+    failure: list[Unavailable] = []
+
+    def give_up(error: Unavailable) -> None:
+        failure.append(error)
+        server.should_exit = True
+
+    app.state.on_load_failure = give_up
+    with contextlib.suppress(KeyboardInterrupt):
+        server.run(sockets=[listener])
+    if failure:
+        print(f"Cannot start: {failure[0].message}", file=sys.stderr)
+    return 1 if failure else 0
+
+
+def _listen(settings: Settings) -> socket.socket:
+    """Open the port, before anything else takes time. Raises `Unavailable`."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((settings.host, settings.port))
+    except OSError as error:
+        listener.close()
+        if error.errno in (13, 98, 48):
+            problem = f"port {settings.port} is in use or may not be used (try --port 0)"
+        else:
+            problem = f"{settings.host!r} is not an address of this machine (try --host 127.0.0.1)"
+        raise Unavailable(problem + ".") from None
+    listener.listen(2048)
+    return listener
+
+
+def _engine(settings: Settings) -> Engine:
+    """Make the engine; the model's files are checked now, and loaded when it starts."""
+    from inference.engine import Engine as MlxEngine
+    from inference.engine import LoadedModel
+    from inference.repository import locate
+
+    folder = locate(settings.model)
+    if settings.adapter_path and not Path(settings.adapter_path).is_dir():
+        raise Unavailable(f"There is no adapter folder {settings.adapter_path!r}.")
+
+    def load() -> LoadedModel:
+        from inference import loader
+
+        return loader.load(
+            loader.LoadOptions(
+                folder=folder,
+                name=settings.model_name,
+                adapter_path=settings.adapter_path,
+                context_window=settings.ctx_size,
+                template_args=settings.chat_template_args,
+                trust_remote_code=settings.trust_remote_code,
+            )
+        )
+
+    return MlxEngine(load, max_batch=settings.max_batch, max_queue=settings.max_queue)
+
+
+if SETTINGS is not None:
+    sys.exit(main(SETTINGS))
