@@ -15,7 +15,7 @@ Nothing here knows HTTP, JSON or MLX, and nothing of ours is imported.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -160,6 +160,25 @@ class Finish:
 
 
 Part = Reasoning | Text | ToolCall | ToolArguments | Finish
+
+
+def joined(parts: Iterable[Part]) -> Iterator[Part]:
+    """Join neighbouring pieces of one text, so that a reader who fell behind gets one chunk."""
+    last: Part | None = None
+    for part in parts:
+        match last, part:
+            case Text(a, x), Text(b, y):
+                last = Text(a + b, x + y)
+            case Reasoning(a), Reasoning(b):
+                last = Reasoning(a + b)
+            case ToolArguments(a), ToolArguments(b):
+                last = ToolArguments(a + b)
+            case _:
+                if last is not None:
+                    yield last
+                last = part
+    if last is not None:
+        yield last
 
 
 # The engine, as the door sees it

@@ -33,10 +33,13 @@ SETTINGS = door_settings.parse() if __name__ == "__main__" else None
 import asyncio
 import contextlib
 import logging
+import os
+import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any, cast
 
 import uvicorn
@@ -49,9 +52,9 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
 from door import log as door_log
-from door.guard import Guard
+from door.guard import MAX_BODY, Guard
 from door.settings import DEMO_MODEL, VERSION, Settings
-from door.stream import DONE, ClientGone, EventStream, data_line, json_bytes, merged, unless_gone
+from door.stream import ClientGone, EventStream, merged, unless_gone
 from parts import (
     Answer,
     Engine,
@@ -62,6 +65,8 @@ from parts import (
     Unavailable,
 )
 from protocol import chat, errors, strict_json
+from protocol.sse import DONE, data_event, json_bytes
+from protocol.thinking import ReasoningFormat
 
 log = logging.getLogger("mlx_server")
 
@@ -259,6 +264,7 @@ def _answer_errors(app: FastAPI) -> None:
         sentence = {
             404: f"There is nothing at {request.url.path[:200]}.",
             405: f"{request.method} is not allowed here.",
+            413: f"The body is larger than {MAX_BODY} bytes.",
         }.get(error.status_code, "The request cannot be read.")
         body = errors.envelope(error.status_code, sentence)
         return JSONResponse(body, error.status_code, headers=dict(error.headers or {}))
@@ -273,7 +279,7 @@ def _add_routes(app: FastAPI, settings: Settings, engine: Engine) -> None:
     defaults = SamplingParams(
         temperature=settings.temp, top_p=settings.top_p, max_tokens=settings.max_tokens
     )
-    reasoning_format = cast(chat.ReasoningFormat, settings.reasoning_format)
+    reasoning_format = cast(ReasoningFormat, settings.reasoning_format)
 
     @app.get("/health")
     async def health() -> Response:
@@ -395,9 +401,9 @@ async def _events(chunks: AsyncIterator[dict[str, Any]]) -> AsyncIterator[bytes]
     """Write chunks as events. A failure is an event too: a stream never just stops."""
     try:
         async for chunk in chunks:
-            yield data_line(chunk)
+            yield data_event(chunk)
     except ServerError as error:
-        yield data_line(errors.body_of(error))
+        yield data_event(errors.body_of(error))
     yield DONE
 
 
@@ -412,6 +418,23 @@ class Server(uvicorn.Server):
         self._engine = engine
         self._drain = drain
         self._stopping: asyncio.Task[None] | None = None
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Stop on a signal, and at once on the second. A clean stop is no failure: exit code 0."""
+
+        def stop(number: int, frame: FrameType | None) -> None:
+            if self.should_exit:
+                os._exit(128 + number)
+            self.should_exit = True
+
+        signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        before = {number: signal.signal(number, stop) for number in signals}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._stopping = asyncio.create_task(self._engine.stop(self._drain))
@@ -448,8 +471,7 @@ def main(settings: Settings) -> int:
         server.should_exit = True
 
     app.state.on_load_failure = give_up
-    with contextlib.suppress(KeyboardInterrupt):
-        server.run(sockets=[listener])
+    server.run(sockets=[listener])
     if failure:
         print(f"Cannot start: {failure[0].message}", file=sys.stderr)
     return 1 if failure else 0

@@ -12,6 +12,8 @@ import secrets
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
+from starlette.exceptions import HTTPException
+
 from door.log import Story, escaped
 from protocol.errors import envelope
 
@@ -28,8 +30,11 @@ _OPEN_PATHS = frozenset({"/health", "/"})
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.-]{1,128}\Z")
 
 
-class BodyTooLarge(Exception):
+class BodyTooLarge(HTTPException):
     """The client sent more than `MAX_BODY`."""
+
+    def __init__(self) -> None:
+        super().__init__(413)
 
 
 class Guard:
@@ -50,8 +55,6 @@ class Guard:
                 await exchange.answer(*refusal)
             else:
                 await self._app(scope, exchange.receive, exchange.send)
-        except BodyTooLarge:
-            await exchange.answer(413, f"The body is larger than {MAX_BODY} bytes.")
         except Exception:  # the last line of defence: nothing of it may reach the client
             log.exception("request %s failed", exchange.id)
             await exchange.answer(500, "The server failed on this request.")

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from typing import TypeVar
 
 from sse_starlette import EventSourceResponse
 from sse_starlette.sse import AppStatus, SendTimeoutError
@@ -19,7 +18,6 @@ log = logging.getLogger("mlx_server")
 
 T = TypeVar("T")
 
-DONE = b"data: [DONE]\n\n"
 PING_S = 15
 """Seconds of silence after which a comment shows that the connection lives."""
 SEND_TIMEOUT_S = 60
@@ -50,16 +48,6 @@ class EventStream(EventSourceResponse):
 
 class ClientGone(Exception):
     """Nobody waits for the answer any more."""
-
-
-def data_line(value: Mapping[str, Any]) -> bytes:
-    """One server-sent event without a name (https://html.spec.whatwg.org/#server-sent-events)."""
-    return b"data: " + json_bytes(value) + b"\n\n"
-
-
-def json_bytes(value: Any) -> bytes:
-    """JSON on one line."""
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
 
 
 async def unless_gone(request: Request, work: Awaitable[T]) -> T:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any, assert_never
 
 from parts import (
     Finish,
@@ -27,13 +27,11 @@ from parts import (
     ToolArguments,
     ToolCall,
     Usage,
+    joined,
 )
+from protocol.thinking import ReasoningFormat, Thinking
 
 Json = dict[str, Any]
-ReasoningFormat = Literal["separate", "hidden", "raw"]
-
-THINK_START, THINK_END = "<think>\n", "\n</think>\n\n"
-"""How thinking is shown in the raw format."""
 ROLES: Mapping[str, Role] = {
     "system": "system",
     "developer": "developer",
@@ -229,13 +227,24 @@ def _call(call: Mapping[str, Any]) -> ToolCall:
 # Answers
 
 
-@dataclass(slots=True)
 class _Choice:
     """Where one choice of a completion has got to."""
 
-    num_calls: int = 0
-    is_thinking: bool = False
-    finish_reason: str | None = None
+    def __init__(self, reasoning_format: ReasoningFormat) -> None:
+        self.thinking = Thinking(reasoning_format)
+        self.finish_reason: str | None = None
+        self._num_calls = 0
+
+    def call_delta(self, part: ToolCall | ToolArguments) -> Json:
+        """A call opens with its id and name; what follows has its index only."""
+        match part:
+            case ToolCall(id, name, arguments):
+                self._num_calls += 1
+                function = {"name": name, "arguments": arguments}
+                head = {"id": id, "type": "function"}
+            case ToolArguments(text):
+                function, head = {"arguments": text}, {}
+        return {"index": self._num_calls - 1, **head, "function": function}
 
 
 class Completion:
@@ -259,9 +268,8 @@ class Completion:
             "model": model,
             "system_fingerprint": fingerprint,
         }
-        self._choices = [_Choice() for _ in range(num_choices)]
+        self._choices = [_Choice(reasoning_format) for _ in range(num_choices)]
         self._include_usage = include_usage
-        self._reasoning_format = reasoning_format
 
     @property
     def finish_reason(self) -> str | None:
@@ -276,22 +284,22 @@ class Completion:
     def feed(self, index: int, parts: Iterable[Part]) -> Iterator[Json]:
         """The chunks for more parts of one choice."""
         choice = self._choices[index]
-        for part in joined(parts):
+        shown = (shown for part in parts for shown in choice.thinking.show(part))
+        for part in joined(shown):
             match part:
                 case Reasoning(text):
-                    for delta in self._reasoning(choice, text):
-                        yield self._chunk(index, delta)
+                    # Clients read one name or the other, and none reads both.
+                    yield self._chunk(index, {"reasoning": text, "reasoning_content": text})
                 case Text(text, logprobs):
-                    text = self._thinking_closed(choice) + text
                     yield self._chunk(index, {"content": text}, logprobs=logprobs)
                 case ToolCall() | ToolArguments():
-                    yield from self._call(index, choice, part)
+                    yield self._chunk(index, {"tool_calls": [choice.call_delta(part)]})
                 case Finish(reason, usage):
-                    if rest := self._thinking_closed(choice):
-                        yield self._chunk(index, {"content": rest})
                     self.usage = self.usage + usage
                     choice.finish_reason = reason
                     yield self._chunk(index, {}, finish_reason=reason)
+                case _:
+                    assert_never(part)
 
     def closing(self) -> Iterator[Json]:
         """The chunk with the usage, when the client asked for it."""
@@ -342,55 +350,6 @@ class Completion:
         if self._include_usage:
             chunk["usage"] = None
         return chunk
-
-    def _reasoning(self, choice: _Choice, text: str) -> Iterator[Json]:
-        match self._reasoning_format:
-            case "separate":
-                # Clients read one name or the other, and none reads both.
-                yield {"reasoning": text, "reasoning_content": text}
-            case "raw":
-                yield {"content": text if choice.is_thinking else THINK_START + text}
-                choice.is_thinking = True
-
-    def _thinking_closed(self, choice: _Choice) -> str:
-        """What must be said in the raw format before anything that is not thinking."""
-        was_thinking, choice.is_thinking = choice.is_thinking, False
-        return THINK_END if was_thinking else ""
-
-    def _call(self, index: int, choice: _Choice, part: ToolCall | ToolArguments) -> Iterator[Json]:
-        match part:
-            case ToolCall(id, name, arguments):
-                if rest := self._thinking_closed(choice):
-                    yield self._chunk(index, {"content": rest})
-                choice.num_calls += 1
-                call = {
-                    "index": choice.num_calls - 1,
-                    "id": id,
-                    "type": "function",
-                    "function": {"name": name, "arguments": arguments},
-                }
-            case ToolArguments(text):
-                call = {"index": choice.num_calls - 1, "function": {"arguments": text}}
-        yield self._chunk(index, {"tool_calls": [call]})
-
-
-def joined(parts: Iterable[Part]) -> Iterator[Part]:
-    """Join neighbouring pieces of one text, so that a reader who fell behind gets one chunk."""
-    last: Part | None = None
-    for part in parts:
-        match last, part:
-            case Text(a, x), Text(b, y):
-                last = Text(a + b, x + y)
-            case Reasoning(a), Reasoning(b):
-                last = Reasoning(a + b)
-            case ToolArguments(a), ToolArguments(b):
-                last = ToolArguments(a + b)
-            case _:
-                if last is not None:
-                    yield last
-                last = part
-    if last is not None:
-        yield last
 
 
 def usage_json(usage: Usage) -> Json:

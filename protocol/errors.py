@@ -1,4 +1,4 @@
-"""Errors on the wire: one envelope everywhere, `{"error": {"message", "type", "param", "code"}}`."""
+"""Errors on the wire have one envelope: `{"error": {"message", "type", "param", "code"}}`."""
 
 from __future__ import annotations
 

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from door.settings import Settings
+from server import create_app
+from tests import serving
+from tests.scripted import ScriptedEngine
 
 ROOT = Path(__file__).resolve().parent.parent
 DEMO = ROOT / "demo" / "model"
@@ -26,3 +32,25 @@ def float32_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         {"format": "mlx"},
     )
     return folder
+
+
+@pytest.fixture(scope="session")
+def demo_server(
+    float32_model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[serving.Running]:
+    """The server as a user starts it, on the demo model in float32."""
+    folder = tmp_path_factory.mktemp("demo-server")
+    with serving.running(folder, model=float32_model) as server:
+        yield server
+
+
+@pytest.fixture
+def engine() -> ScriptedEngine:
+    return ScriptedEngine()
+
+
+@pytest.fixture
+def scripted_url(engine: ScriptedEngine) -> Iterator[str]:
+    """The address of the application around the scripted engine."""
+    with serving.serving(create_app(Settings(), engine)) as url:
+        yield url

@@ -1,0 +1,50 @@
+"""A sealed text is a value of ours in a client's keeping: opaque, versioned, checked on its return.
+
+The seal tells damage and foreign texts, not forgery: whatever a client may put into a sealed text,
+it may also say in plain words. It needs no secret, so it outlives the process that made it.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import zlib
+from typing import Any, Literal
+
+Purpose = Literal["reasoning", "compaction"]
+
+VERSION = "v1."
+DIGEST_BYTES = 16
+MAX_BYTES = 64 * 2**20
+"""Of the value's JSON: a small text must not unfold into one that fills the memory."""
+
+
+def seal(purpose: Purpose, value: Any) -> str:
+    """Make an opaque text of a JSON value."""
+    packed = zlib.compress(json.dumps(value, separators=(",", ":")).encode())
+    return VERSION + base64.urlsafe_b64encode(_digest(purpose, packed) + packed).decode()
+
+
+def unseal(purpose: Purpose, text: str) -> Any:
+    """Read a sealed text; None when it is damaged, sealed for another purpose or not ours."""
+    if not text.startswith(VERSION):
+        return None
+    try:
+        content = base64.b64decode(text[len(VERSION) :], altchars="-_", validate=True)
+        digest, packed = content[:DIGEST_BYTES], content[DIGEST_BYTES:]
+        return json.loads(_unpacked(packed)) if digest == _digest(purpose, packed) else None
+    except (ValueError, RecursionError, zlib.error):
+        return None
+
+
+def _digest(purpose: Purpose, packed: bytes) -> bytes:
+    return hashlib.blake2b(packed, digest_size=DIGEST_BYTES, person=purpose.encode()).digest()
+
+
+def _unpacked(packed: bytes) -> bytes:
+    unpacking = zlib.decompressobj()
+    content = unpacking.decompress(packed, MAX_BYTES)
+    if not unpacking.eof:
+        raise ValueError("incomplete, or too long")
+    return content

@@ -1,0 +1,131 @@
+"""A transcript is a conversation's items, read as the messages of a prompt."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+from parts import Message, Prompt, ToolCall
+from protocol.compaction import expanded
+from protocol.items import Item
+from protocol.sealed import unseal
+from protocol.tools import CUSTOM_ARGUMENT, flat_name
+
+
+def messages(items: Iterable[Item]) -> tuple[Message, ...]:
+    """Fold normalised items into messages.
+
+    The thoughts, the text and the calls of one turn of the assistant are one message, and the
+    results of its calls follow it. A call without a result, or a result without a call, is kept.
+    """
+    fold = _Fold()
+    for item in expanded(items):
+        fold.add(item)
+    return fold.finished()
+
+
+class _Fold:
+    """The messages so far, and the assistant's turn that is being put together."""
+
+    def __init__(self) -> None:
+        self._messages: list[Message] = []
+        self._names: dict[str, str] = {}
+        self._turn: Message | None = None
+
+    def add(self, item: Item) -> None:
+        match item:
+            case {"type": "reasoning"}:
+                self._think(_thought(item))
+            case {"type": "message", "role": "assistant"}:
+                self._say(_text(item["content"]))
+            case {"type": "function_call" | "custom_tool_call"}:
+                self._call(_tool_call(item))
+            case {"type": "message"}:
+                self._append(Message(item["role"], _text(item["content"])))
+            case _:
+                self._append(self._result(item))
+
+    def finished(self) -> tuple[Message, ...]:
+        self._end_turn()
+        return tuple(self._messages)
+
+    def _think(self, thought: str) -> None:
+        if thought:
+            turn = self._turn_for_words()
+            self._turn = replace(turn, reasoning=_joined(turn.reasoning, thought))
+
+    def _say(self, text: str) -> None:
+        turn = self._turn_for_words()
+        self._turn = replace(turn, content=_joined(turn.content, text))
+
+    def _call(self, call: ToolCall) -> None:
+        turn = self._turn or Message("assistant")
+        self._turn = replace(turn, tool_calls=(*turn.tool_calls, call))
+        self._names[call.id] = call.name
+
+    def _turn_for_words(self) -> Message:
+        """Words after words are another message; words after calls belong to the calls.
+
+        The results must find their calls in the message right before them.
+        """
+        if self._turn is not None and self._turn.content and not self._turn.tool_calls:
+            self._end_turn()
+        return self._turn or Message("assistant")
+
+    def _result(self, item: Item) -> Message:
+        call_id = item["call_id"]
+        return Message(
+            "tool", _text(item["output"]), tool_call_id=call_id, name=self._names.get(call_id)
+        )
+
+    def _append(self, message: Message) -> None:
+        self._end_turn()
+        self._messages.append(message)
+
+    def _end_turn(self) -> None:
+        if self._turn is not None:
+            self._messages.append(self._turn)
+        self._turn = None
+
+
+def _joined(first: str, second: str) -> str:
+    return f"{first}\n\n{second}" if first and second else first or second
+
+
+def _text(content: str | Iterable[Item]) -> str:
+    """The text of parts; a refusal is text that the model said."""
+    if isinstance(content, str):
+        return content
+    return "".join(part["refusal"] if "refusal" in part else part["text"] for part in content)
+
+
+def _thought(item: Item) -> str:
+    """The fullest version of a thought that the item holds and we can read."""
+    sealed = unseal("reasoning", item["encrypted_content"] or "")
+    unsealed = sealed if isinstance(sealed, str) else ""
+    return _text(item["content"]) or unsealed or _text(item["summary"])
+
+
+def _tool_call(item: Item) -> ToolCall:
+    if item["type"] == "custom_tool_call":
+        arguments = json.dumps({CUSTOM_ARGUMENT: item["input"]}, ensure_ascii=False)
+    else:
+        arguments = item["arguments"]
+    return ToolCall(item["call_id"], flat_name(item["name"], item.get("namespace")), arguments)
+
+
+# Prompts that do not fit
+
+
+def shortened(prompt: Prompt) -> Iterator[tuple[Prompt, int]]:
+    """Give the prompt without its oldest turn, its two oldest turns, and so on, with their number.
+
+    A turn is a user's message and all that follows it, up to the next one. System and developer
+    messages, the tools and the last turn are never dropped.
+    """
+    starts = [i for i, m in enumerate(prompt.messages) if m.role == "user"]
+    for num_dropped, end in enumerate(starts[1:], 1):
+        dropped, kept = prompt.messages[:end], prompt.messages[end:]
+        standing = tuple(m for m in dropped if m.role in ("system", "developer"))
+        yield replace(prompt, messages=standing + kept), num_dropped

@@ -1,0 +1,262 @@
+"""A tree is a conversation with all its branches: each turn holds what it added and knows its past.
+
+    first ── second ── third            asking `second` twice makes a branch; the branches share
+                  └─── another third    `first` and `second`, so memory is linear in turns
+
+A turn whose response was deleted stays as a ghost for as long as another turn was built on it.
+Items are kept as JSON text: what is counted is what is there, and nobody can change it by accident.
+Knows neither files nor clocks nor who asks.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from sys import getsizeof
+from typing import Any
+
+from protocol.items import Item
+
+TREE_BYTES = 768
+TURN_BYTES = 640
+ID_BYTES = 128
+"""What a tree, a turn and an id take besides their text, their places in tables included."""
+TITLE_LENGTH = 80
+ENDS = frozenset({"completed", "incomplete", "failed", "cancelled"})
+"""The statuses of a response that is no longer in progress."""
+
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+
+
+def pack(value: Any) -> bytes:
+    """The JSON text of a value. Half a surrogate pair becomes the escape that stands for it."""
+    return _encode(value).encode("utf-8", "backslashreplace")
+
+
+@dataclass(slots=True, eq=False)
+class Turn:
+    """What one response added to a conversation, or one addition of items without a response."""
+
+    created_at: float
+    input: bytes
+    output: bytes = b"[]"
+    response_id: str | None = None
+    response: bytes = b""
+    """The response object with its output left out."""
+    input_ids: tuple[str, ...] = ()
+    output_ids: tuple[str, ...] = ()
+    in_conversation: bool = False
+    """Whether its items are in the conversation that clients see under a `conv_` id."""
+    source: str = ""
+    """The user agent that asked."""
+    parent: Turn | None = None
+
+    @property
+    def is_ghost(self) -> bool:
+        """Whether it is there only for those that were built on it."""
+        return self.response_id is None and not self.in_conversation
+
+    @property
+    def is_empty(self) -> bool:
+        return self.response_id is None and not self.input_ids and not self.output_ids
+
+    @property
+    def num_bytes(self) -> int:
+        text = len(self.input) + len(self.output) + len(self.response) + getsizeof(self.source)
+        ids = (*self.input_ids, *self.output_ids)
+        return TURN_BYTES + text + sum(ID_BYTES + getsizeof(name) for name in ids)
+
+    def names(self) -> tuple[str, ...]:
+        """The ids by which it is found: its response's, and those of the items the model made."""
+        return () if self.response_id is None else (self.response_id, *self.output_ids)
+
+    def items(self) -> list[Item]:
+        """What it added: the question, then the answer."""
+        return self.input_items() + self.output_items()
+
+    def input_items(self) -> list[Item]:
+        items: list[Item] = json.loads(self.input)
+        return items
+
+    def output_items(self) -> list[Item]:
+        items: list[Item] = json.loads(self.output)
+        return items
+
+    def whole_response(self) -> dict[str, Any]:
+        """The response object as it went over the wire."""
+        response: dict[str, Any] = json.loads(self.response)
+        response["output"] = self.output_items()
+        return response
+
+    def bury(self) -> None:
+        """Forget the response; its items stay for those that were built on them."""
+        self.response_id, self.response, self.source = None, b"", ""
+
+    def remove(self, item_id: str) -> None:
+        """Forget an item, here and in the response that it belongs to."""
+        self.input, self.input_ids = _without(item_id, self.input_items())
+        self.output, self.output_ids = _without(item_id, self.output_items())
+
+
+def turn_of_items(items: list[Item], created_at: float) -> Turn:
+    """Make the turn that puts items into a conversation by hand."""
+    return Turn(created_at, pack(items), input_ids=_ids(items), in_conversation=True)
+
+
+def turn_of_response(
+    response: dict[str, Any], input_items: list[Item], *, created_at: float, source: str = ""
+) -> Turn:
+    """Make the turn of a finished response."""
+    output: list[Item] = response["output"]
+    return Turn(
+        created_at,
+        pack(input_items),
+        pack(output),
+        response["id"],
+        pack({**response, "output": []}),
+        _ids(input_items),
+        _ids(output),
+        source=source,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """A conversation in one line of a list."""
+
+    id: str
+    created_at: float
+    num_responses: int
+    last_response_id: str | None
+    title: str
+    """The first words of its first user."""
+
+
+@dataclass(slots=True, eq=False)
+class Tree:
+    """Turns that belong together, the older ones first, and the conversation object, if any."""
+
+    id: str
+    """The id of its first response or of its conversation; it outlives both."""
+    created_at: float
+    owner: str = ""
+    metadata: bytes | None = None
+    """The JSON text of the conversation's metadata; None when there is no conversation object."""
+    turns: list[Turn] = field(default_factory=list)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether, once pruned, there is nothing left that anybody could ask for."""
+        return not self.turns and self.metadata is None
+
+    @property
+    def num_bytes(self) -> int:
+        return TREE_BYTES + len(self.metadata or b"") + sum(turn.num_bytes for turn in self.turns)
+
+    @property
+    def tip(self) -> Turn | None:
+        """The last turn of the conversation object."""
+        return next((turn for turn in reversed(self.turns) if turn.in_conversation), None)
+
+    def names(self) -> set[str]:
+        """Every id under which something here may be asked for."""
+        found = {name for turn in self.turns for name in turn.names()}
+        return found if self.metadata is None else found | {self.id}
+
+    def find(self, response_id: str) -> Turn | None:
+        return next((turn for turn in self.turns if turn.response_id == response_id), None)
+
+    def copy(self) -> Tree:
+        """A pruned tree that can be changed, or read by another thread, without this one."""
+        twins: dict[Turn | None, Turn | None] = {None: None}
+        turns = []
+        for turn in self.turns:
+            twin = twins[turn] = replace(turn, parent=twins[turn.parent])
+            turns.append(twin)
+        tree = replace(self, turns=turns)
+        tree.prune()
+        return tree
+
+    def delete_response(self, response_id: str) -> bool:
+        """Forget a response; whether there was one. Call `prune` when done."""
+        turn = self.find(response_id)
+        if turn is None:
+            return False
+        turn.bury()
+        return True
+
+    def delete_conversation(self) -> bool:
+        """Forget the conversation object, its items and its responses. Call `prune` when done."""
+        was_there, self.metadata = self.metadata is not None, None
+        for turn in self.turns:
+            if turn.in_conversation:
+                turn.bury()
+                turn.in_conversation = False
+        return was_there
+
+    def delete_item(self, item_id: str) -> bool:
+        """Forget an item of the conversation; whether there was one. Call `prune` when done."""
+        for turn in chain(self.tip):
+            if item_id in turn.input_ids or item_id in turn.output_ids:
+                turn.remove(item_id)
+                return True
+        return False
+
+    def prune(self, held: Iterable[Turn | None] = ()) -> None:
+        """Drop the ghosts that no turn was built on, and those that hold nothing; not the held."""
+        needed = {turn for turn in held if turn is not None}
+        for turn in reversed(self.turns):
+            _skip_empty_parents(turn, needed)
+            if turn.parent is not None and (turn in needed or _stays(turn)):
+                needed.add(turn.parent)
+        self.turns = [turn for turn in self.turns if turn in needed or _stays(turn)]
+
+    def summary(self) -> Summary:
+        responses = [turn.response_id for turn in self.turns if turn.response_id]
+        last = responses[-1] if responses else None
+        return Summary(self.id, self.created_at, len(responses), last, _title(self.turns))
+
+
+def chain(turn: Turn | None) -> list[Turn]:
+    """The turns from the first to this one."""
+    turns = []
+    while turn is not None:
+        turns.append(turn)
+        turn = turn.parent
+    return turns[::-1]
+
+
+def _stays(turn: Turn) -> bool:
+    return not turn.is_ghost and not turn.is_empty
+
+
+def _skip_empty_parents(turn: Turn, held: set[Turn]) -> None:
+    while (parent := turn.parent) is not None and parent.is_empty and parent not in held:
+        turn.parent = parent.parent
+
+
+def _ids(items: list[Item]) -> tuple[str, ...]:
+    return tuple(item["id"] for item in items)
+
+
+def _without(item_id: str, items: list[Item]) -> tuple[bytes, tuple[str, ...]]:
+    rest = [item for item in items if item["id"] != item_id]
+    return pack(rest), _ids(rest)
+
+
+def _title(turns: list[Turn]) -> str:
+    if not turns:
+        return ""
+    words = next(
+        (_words(item) for item in turns[0].input_items() if item.get("role") == "user"), ""
+    )
+    return " ".join(words.split())[:TITLE_LENGTH]
+
+
+def _words(item: Item) -> str:
+    match item.get("content"):
+        case str(text) | [{"text": str(text)}, *_]:
+            return text
+        case _:
+            return ""

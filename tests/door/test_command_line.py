@@ -1,0 +1,235 @@
+"""Starting and stopping the server: flags, variables, mistakes, signals."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import openai
+import pytest
+
+from door.settings import Settings, environment_name, parse
+from parts import Unavailable
+from server import create_app
+from tests.oracle import assert_envelope
+from tests.scripted import ScriptedEngine
+from tests.serving import ROOT, running, serving, start, wait_until
+
+FLAGS = """--model --host --port --max-tokens --temp --top-p --max-batch --max-queue --ctx-size
+--allowed-origins --api-key --chat-template-args --reasoning-format --log-level --adapter-path
+--trust-remote-code --drain""".split()
+
+
+def run(*argv: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run `server.py` to its end."""
+    return subprocess.run(
+        [sys.executable, str(ROOT / "server.py"), *argv],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, **env},
+        check=False,
+    )
+
+
+def test_help_names_every_flag_and_version_is_said() -> None:
+    helped = run("--help")
+    assert helped.returncode == 0
+    for flag in [*FLAGS, "--version"]:
+        assert flag in helped.stdout
+    assert re.match(r"mlx-server \d+\.\d+\.\d+", run("--version").stdout)
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys, runpy; sys.argv = ['server.py', '--help']\n"
+        "try: runpy.run_path('server.py', run_name='__main__')\n"
+        "except SystemExit: pass\n"
+        "sys.exit(bool({'fastapi', 'pydantic', 'mlx', 'uvicorn'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.DEVNULL, check=False
+    )
+    assert done.returncode == 0
+
+
+def test_the_model_may_be_given_with_or_without_its_flag() -> None:
+    assert parse(["a/b"]).model == parse(["--model", "a/b"]).model == "a/b"
+    assert parse([]).model_name == "demo"
+
+
+@pytest.mark.parametrize("flag", FLAGS)
+def test_every_flag_has_a_variable(flag: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = {
+        "--port": ("1234", 1234),
+        "--max-tokens": ("12", 12),
+        "--temp": ("0.5", 0.5),
+        "--top-p": ("0.5", 0.5),
+        "--max-batch": ("3", 3),
+        "--max-queue": ("3", 3),
+        "--ctx-size": ("99", 99),
+        "--drain": ("1.5", 1.5),
+        "--allowed-origins": ("http://a, http://b/", ("http://a", "http://b")),
+        "--chat-template-args": ('{"a": 1}', {"a": 1}),
+        "--reasoning-format": ("raw", "raw"),
+        "--log-level": ("debug", "debug"),
+        "--trust-remote-code": ("1", True),
+    }
+    text, expected = values.get(flag, ("something", "something"))
+    monkeypatch.setenv(environment_name(flag), text)
+    field = flag.removeprefix("--").replace("-", "_")
+    assert getattr(parse([]), field) == expected != getattr(Settings(), field)
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ("--port", "70000"),
+        ("--temp", "3"),
+        ("--top-p", "x"),
+        ("--max-batch", "0"),
+        ("--reasoning-format", "some"),
+        ("--chat-template-args", "[]"),
+        ("--no-such-flag",),
+    ],
+)
+def test_a_flag_that_makes_no_sense_is_a_usage_error(argv: tuple[str, ...]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse(argv)
+    assert ended.value.code == 2
+
+
+def test_a_port_in_use_is_said_before_anything_else(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        done = run("--port", port, "--model", str(tmp_path / "missing"))
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [
+        f"Cannot start: port {port} is in use or may not be used (try --port 0)."
+    ]
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        (None, "no folder"),
+        ({}, "no config.json"),
+        ({"config.json": "{"}, "cannot be read as JSON"),
+        ({"config.json": "{}"}, "no model_type"),
+        ({"config.json": '{"model_type": "qwen3"}'}, "no weights"),
+        ({"config.json": '{"model_type": "qwen3"}', "pytorch_model.bin": "x"}, "pickle"),
+        ({"config.json": '{"model_type": "qwen3"}', "model.safetensors": "short"}, "cut short"),
+    ],
+)
+def test_a_broken_model_folder_is_one_clear_sentence(
+    tmp_path: Path, files: dict[str, str] | None, said: str
+) -> None:
+    folder = tmp_path / "model"
+    for name, text in (files or {}).items():
+        folder.mkdir(exist_ok=True)
+        (folder / name).write_text(text)
+    if files == {}:
+        folder.mkdir()
+    done = run("--port", "0", "--model", str(folder))
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("Cannot start: ")
+    assert said in line
+
+
+def test_a_repository_that_is_not_cached_is_one_clear_sentence_offline(tmp_path: Path) -> None:
+    done = run("--port", "0", "nobody/no-such-model", HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path))
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("Cannot start: The model 'nobody/no-such-model'")
+
+
+def test_a_model_that_cannot_be_loaded_ends_the_server(tmp_path: Path) -> None:
+    for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / name).write_bytes((ROOT / "demo" / "model" / name).read_bytes())
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "model_type": "no_such_type"}))
+    done = run("--port", "0", "--model", str(tmp_path))
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("Cannot start: mlx-lm does not know")
+    assert "Traceback" not in done.stderr
+
+
+def test_while_the_model_loads_the_port_answers_503(engine: ScriptedEngine) -> None:
+    engine.phase = "loading"
+    engine.refusal = Unavailable("The model is still loading.", code="loading")
+    with serving(create_app(Settings(), engine)) as url:
+        health = httpx.get(f"{url}/health")
+        assert (health.status_code, health.json()["status"]) == (503, "loading")
+        assert health.headers["retry-after"].isdigit()
+        chat = httpx.post(
+            f"{url}/v1/chat/completions", json={"messages": [{"role": "user", "content": "hi"}]}
+        )
+        assert chat.status_code == 503
+        assert assert_envelope(chat.json())["code"] == "loading"
+        assert httpx.get(f"{url}/v1/models").json()["data"][0]["id"] == "demo"
+
+
+def test_the_banner_says_what_a_person_wants_to_know(tmp_path: Path) -> None:
+    with running(tmp_path) as server:
+        text = server.log.read_text()
+    for words in ("demo", "context 2,048", "MiB", "/v1/chat/completions", "OPENAI_API_KEY"):
+        assert words in text
+
+
+def test_a_signal_ends_an_idle_server_cleanly(tmp_path: Path) -> None:
+    server = start(tmp_path)
+    assert server.stop() == 0
+    assert "Traceback" not in server.log.read_text()
+
+
+def test_a_stream_that_outlasts_the_drain_ends_with_an_event(tmp_path: Path) -> None:
+    server = start(tmp_path, "--drain", "0.2")
+    with openai.OpenAI(base_url=f"{server.base_url}/v1", api_key="x", max_retries=0) as client:
+        chunks = client.chat.completions.create(
+            model="demo",
+            messages=[{"role": "user", "content": "Tell me a story."}],
+            logit_bias={"1271": -100, "1269": -100},
+            stream=True,
+        )
+        next(iter(chunks))
+        server.process.send_signal(signal.SIGTERM)
+        with pytest.raises(openai.APIError, match="shutting down"):
+            for _ in chunks:
+                pass
+    assert server.process.wait(30) == 0
+    assert "Traceback" not in server.log.read_text()
+
+
+def test_a_stream_may_finish_within_the_drain(tmp_path: Path) -> None:
+    server = start(tmp_path, "--drain", "60")
+    with openai.OpenAI(base_url=f"{server.base_url}/v1", api_key="x", max_retries=0) as client:
+        chunks = client.chat.completions.create(
+            model="demo",
+            messages=[{"role": "user", "content": "Tell me a story."}],
+            temperature=0,
+            stream=True,
+        )
+        next(iter(chunks))
+        server.process.send_signal(signal.SIGTERM)
+        refused = wait_until(lambda: is_refused(server.base_url), "new requests are refused")
+        assert refused
+        *_, last = chunks
+    assert last.choices[0].finish_reason == "stop"
+    assert server.process.wait(30) == 0
+
+
+def is_refused(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/health").status_code == 503
+    except httpx.TransportError:
+        return True

@@ -1,0 +1,169 @@
+"""What stands before every route: errors in one envelope, keys, sizes, CORS, the request id."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+from openai.types import Model
+
+from door.guard import MAX_BODY
+from door.settings import Settings
+from parts import Text
+from server import create_app
+from tests.oracle import assert_envelope, validated
+from tests.scripted import ScriptedEngine, says
+from tests.serving import serving
+
+CHAT = {"messages": [{"role": "user", "content": "a secret"}]}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/nothing", 404),
+        ("GET", "/v1/nothing", 404),
+        ("GET", "/v1/models/other", 404),
+        ("DELETE", "/v1/models", 405),
+        ("GET", "/v1/chat/completions", 405),
+    ],
+)
+def test_unknown_paths_and_methods_get_the_envelope(
+    scripted_url: str, method: str, path: str, status: int
+) -> None:
+    answer = httpx.request(method, scripted_url + path, headers={"origin": "http://page"})
+    assert answer.status_code == status
+    assert_envelope(answer.json())
+    assert answer.headers["access-control-allow-origin"] == "*"
+    assert answer.headers["x-request-id"]
+    assert status != 405 or answer.headers["allow"]
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "multipart/form-data; boundary=x", ""])
+def test_a_body_that_is_not_json_is_a_415(scripted_url: str, kind: str) -> None:
+    answer = httpx.post(
+        f"{scripted_url}/v1/chat/completions", content=b"{}", headers={"content-type": kind}
+    )
+    assert answer.status_code == 415
+    assert_envelope(answer.json())
+
+
+def test_a_body_over_the_limit_is_a_413_before_it_is_read(scripted_url: str) -> None:
+    address = urlsplit(scripted_url)
+    assert address.hostname
+    assert address.port
+    with socket.create_connection((address.hostname, address.port), timeout=20) as client:
+        client.sendall(
+            b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            b"Content-Length: %d\r\n\r\n{" % (MAX_BODY + 1)
+        )
+        answer = b""
+        while piece := client.recv(4096):
+            answer += piece
+    assert b" 413 " in answer
+    assert b"request_too_large" in answer
+
+
+def test_a_body_over_the_limit_is_a_413_while_it_is_read(scripted_url: str) -> None:
+    piece = b" " * 2**20
+    answer = httpx.post(
+        f"{scripted_url}/v1/chat/completions",
+        content=iter([piece] * (MAX_BODY // len(piece) + 2)),
+        headers={"content-type": "application/json"},
+    )
+    assert answer.status_code == 413
+    assert_envelope(answer.json())
+
+
+def test_the_key_is_asked_for_everywhere_but_at_health(engine: ScriptedEngine) -> None:
+    with serving(create_app(Settings(api_key="s3cret"), engine)) as url:
+        for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": "Bearer é"}):
+            sent = [(k.encode(), v.encode()) for k, v in headers.items()]
+            answer = httpx.get(f"{url}/v1/models", headers=sent)
+            assert answer.status_code == 401
+            assert assert_envelope(answer.json())["code"] == "invalid_api_key"
+            assert answer.headers["www-authenticate"] == "Bearer"
+        assert httpx.get(f"{url}/v1/models", headers={"authorization": "Bearer s3cret"}).is_success
+        assert httpx.get(f"{url}/health").is_success
+
+
+def test_a_browser_may_call_with_any_header_and_without_credentials(scripted_url: str) -> None:
+    asked = "authorization, content-type, x-stainless-lang"
+    answer = httpx.options(
+        f"{scripted_url}/v1/chat/completions",
+        headers={
+            "origin": "http://page",
+            "access-control-request-method": "POST",
+            "access-control-request-headers": asked,
+        },
+    )
+    assert answer.status_code == 200
+    assert answer.headers["access-control-allow-origin"] == "*"
+    assert answer.headers["access-control-allow-headers"] == asked
+    assert "access-control-allow-credentials" not in answer.headers
+
+
+def test_an_exception_that_nobody_expected_is_a_500_without_a_traceback(
+    engine: ScriptedEngine,
+) -> None:
+    def broken(prompt: object, params: object) -> list[Text]:
+        raise RuntimeError("/secret/path")
+
+    engine.script = broken
+    with serving(create_app(Settings(), engine)) as url:
+        answer = httpx.post(f"{url}/v1/chat/completions", json=CHAT, headers={"origin": "http://p"})
+    assert answer.status_code == 500
+    assert "secret" not in assert_envelope(answer.json())["message"]
+    assert answer.headers["access-control-allow-origin"] == "*"
+
+
+def test_a_request_id_is_given_back_unless_it_could_harm(scripted_url: str) -> None:
+    kept = httpx.get(f"{scripted_url}/health", headers={"x-request-id": "abc-1"})
+    assert kept.headers["x-request-id"] == "abc-1"
+    made = httpx.get(f"{scripted_url}/health", headers={"x-request-id": "a b\x1b[31m"})
+    assert made.headers["x-request-id"].startswith("req_")
+
+
+def test_one_log_line_tells_a_requests_story_but_nothing_that_was_said(
+    engine: ScriptedEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine.script = says(Text("an answer"))
+    with caplog.at_level(logging.INFO), serving(create_app(Settings(), engine)) as url:
+        httpx.post(f"{url}/v1/chat/completions", json=CHAT)
+        httpx.get(f"{url}/v1/%1b[31mred")
+    story, other = (r.getMessage() for r in caplog.records if r.name == "mlx_server")
+    assert story.startswith("200 POST /v1/chat/completions  prompt 7 (2 cached + 5 computed)")
+    assert "output 5 (1 thinking)" in story
+    assert "stop  chatcmpl-" in story
+    assert "secret" not in caplog.text
+    assert "an answer" not in caplog.text
+    assert "\x1b" not in other
+
+
+def test_the_model_is_listed_with_what_it_can_do(scripted_url: str) -> None:
+    listed = httpx.get(f"{scripted_url}/v1/models").json()
+    assert listed["object"] == "list"
+    (entry,) = listed["data"]
+    validated(Model, entry)
+    assert entry["id"] == "demo"
+    assert entry["context_window"] == 1000
+    assert entry["capabilities"] == {"thinking": True, "tools": True}
+    assert httpx.get(f"{scripted_url}/v1/models/demo").json() == entry
+
+
+@pytest.mark.parametrize("phase", ["loading", "failed", "draining"])
+def test_health_says_why_it_is_not_well(
+    scripted_url: str, engine: ScriptedEngine, phase: str
+) -> None:
+    well = httpx.get(f"{scripted_url}/health")
+    assert well.status_code == 200
+    body = well.json()
+    assert (body["status"], body["queue"]) == ("ok", {"running": 0, "waiting": 0})
+    assert set(body) == {"status", "model", "context_window", "queue", "uptime_s", "version"}
+    engine.phase = phase  # type: ignore[assignment]
+    unwell = httpx.get(f"{scripted_url}/health")
+    assert (unwell.status_code, unwell.json()["status"]) == (503, phase)
+    assert unwell.headers["retry-after"].isdigit()

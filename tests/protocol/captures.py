@@ -1,0 +1,21 @@
+"""Requests for responses as real clients sent them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(__file__).resolve().parent.parent / "captures"
+PATHS = sorted(FOLDER.glob("*/*_v1_responses*.json"))
+
+
+def name_of(path: Path) -> str:
+    """The client and the number of its request."""
+    return f"{path.parent.name}-{path.name[:3]}"
+
+
+def body_of(path: Path) -> dict[str, Any]:
+    """The JSON that the client sent."""
+    body: dict[str, Any] = json.loads(path.read_text())["body"]
+    return body

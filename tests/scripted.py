@@ -1,0 +1,91 @@
+"""An engine that says what a test tells it to: the wire's tests need no model.
+
+It stands behind the same seam as the real one, `parts.Engine`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+
+from parts import (
+    EngineStatus,
+    Finish,
+    ModelCard,
+    Part,
+    Phase,
+    Prompt,
+    SamplingParams,
+    ServerError,
+    Text,
+    Unavailable,
+    Usage,
+)
+
+Step = Part | ServerError | asyncio.Event
+"""A part to say, an error to raise, or an event to wait for before going on."""
+Script = Callable[[Prompt, SamplingParams], Iterable[Step]]
+
+CARD = ModelCard("scripted", context_window=1000, thinking=True, tools=True, fingerprint="fp_test")
+
+
+def says(*parts: Step, reason: str = "stop", usage: Usage | None = None) -> Script:
+    """A script that says the same to everyone, and finishes."""
+    last = Finish(reason, usage or Usage(7, 2, 5, 1))  # type: ignore[arg-type]
+    return lambda prompt, params: [*parts, last]
+
+
+class ScriptedAnswer:
+    def __init__(self, steps: Iterable[Step]) -> None:
+        self._steps = list(steps)
+        self.is_cancelled = False
+        self.is_over = asyncio.Event()
+
+    async def __aiter__(self) -> AsyncIterator[Sequence[Part]]:
+        for step in self._steps:
+            if isinstance(step, asyncio.Event):
+                await step.wait()
+            elif isinstance(step, ServerError):
+                raise step
+            else:
+                await asyncio.sleep(0)
+                yield [step]
+        self.is_over.set()
+
+    def cancel(self) -> None:
+        if not self.is_over.is_set():
+            self.is_cancelled = True
+            self.is_over.set()
+
+
+class ScriptedEngine:
+    """Answers by a script, and remembers what it was asked."""
+
+    def __init__(self, script: Script = says(Text("Hello"))) -> None:  # noqa: B008
+        self.script = script
+        self.refusal: ServerError | None = None
+        self.load_error: Unavailable | None = None
+        self.phase: Phase = "ready"
+        self.prompts: list[Prompt] = []
+        self.params: list[SamplingParams] = []
+        self.answers: list[ScriptedAnswer] = []
+
+    @property
+    def status(self) -> EngineStatus:
+        running = sum(not answer.is_over.is_set() for answer in self.answers)
+        return EngineStatus(self.phase, running=running, model=CARD)
+
+    async def start(self) -> None:
+        if self.load_error:
+            raise self.load_error
+
+    async def submit(self, prompt: Prompt, params: SamplingParams) -> ScriptedAnswer:
+        if self.refusal:
+            raise self.refusal
+        self.prompts.append(prompt)
+        self.params.append(params)
+        self.answers.append(ScriptedAnswer(self.script(prompt, params)))
+        return self.answers[-1]
+
+    async def stop(self, drain: float = 0.0) -> None:
+        self.phase = "draining"

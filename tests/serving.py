@@ -1,0 +1,110 @@
+"""Servers for tests: the real process on a free port, or an application on a thread of this one."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import uvicorn
+
+ROOT = Path(__file__).resolve().parent.parent
+PATIENCE_S = 60
+"""Seconds after which a server that says nothing is taken for dead."""
+
+
+@dataclass
+class Running:
+    """A server in a process of its own."""
+
+    base_url: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def health(self) -> httpx.Response:
+        return httpx.get(f"{self.base_url}/health", timeout=10)
+
+    def wait_until_idle(self) -> dict[str, int]:
+        """Wait until nothing runs and nothing waits."""
+        return wait_until(lambda: self._idle_queue(), "the queue is empty")
+
+    def _idle_queue(self) -> dict[str, int] | None:
+        queue: dict[str, int] = self.health().json()["queue"]
+        return queue if not any(queue.values()) else None
+
+    def stop(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(PATIENCE_S)
+
+
+def wait_until(look: Any, what: str) -> Any:
+    """Look again and again, with a deadline that only a broken server reaches."""
+    deadline = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline:
+        if found := look():
+            return found
+        time.sleep(0.01)
+    raise AssertionError(f"waited in vain: {what}")
+
+
+def start(
+    folder: Path, *flags: str, env: Mapping[str, str] | None = None, model: str | Path | None = None
+) -> Running:
+    """Start `server.py` on a free port; return when it has opened it."""
+    log = folder / f"server-{time.monotonic_ns()}.log"
+    chosen = [] if model is None else ["--model", str(model)]
+    with log.open("wb") as stderr:
+        process = subprocess.Popen(
+            [sys.executable, str(ROOT / "server.py"), "--port", "0", *chosen, *flags],
+            stdout=stderr,
+            stderr=stderr,
+            cwd=folder,
+            env={**os.environ, **(env or {})},
+        )
+
+    def ready() -> str | None:
+        text = log.read_text(errors="replace")
+        found = re.search(r"export OPENAI_BASE_URL=(http://\S+)/v1", text)
+        assert found or process.poll() is None, f"the server ended: {text}"
+        return found and found[1]
+
+    return Running(wait_until(ready, "the banner"), process, log)
+
+
+@contextlib.contextmanager
+def running(folder: Path, *flags: str, **options: Any) -> Iterator[Running]:
+    """A server that ends with the block."""
+    server = start(folder, *flags, **options)
+    try:
+        yield server
+    finally:
+        server.process.kill()
+        server.process.wait()
+
+
+@contextlib.contextmanager
+def serving(app: Any) -> Iterator[str]:
+    """Serve an application over a real socket, on a thread of this process."""
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=1))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    try:
+        wait_until(lambda: server.started, "the application is up")
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()
+        listener.close()
