@@ -8,6 +8,7 @@ Nothing here knows HTTP, JSON or MLX, and nothing of ours is imported.
     │   └── ToolCall       ToolCall, then ToolArguments     │   ├── InvalidRequest
     └── Tool               Finish                           │   │   └── ContextLengthExceeded
     SamplingParams         └── Usage                        │   ├── NotFound
+                                                            │   ├── NotReady
                                                             │   ├── QueueFull
                                                             │   └── Unavailable
                                                             └── EngineFailed
@@ -234,6 +235,9 @@ class Engine(Protocol):
     async def submit(self, prompt: Prompt, params: SamplingParams) -> Answer:
         """Queue a prompt. Raises `Refused` before any work is done on it."""
 
+    async def count(self, prompt: Prompt) -> int:
+        """The number of a prompt's tokens. Raises `Refused`."""
+
     async def stop(self, drain: float = 0.0) -> None:
         """Take no more prompts, let the running ones finish for `drain` seconds, end the rest."""
 
@@ -273,6 +277,12 @@ class NotFound(Refused):
     """Names something that is not here."""
 
     code = "not_found"
+
+
+class NotReady(Refused):
+    """Is there, but cannot be used for this: it is still being written, or it failed."""
+
+    code = "response_not_ready"
 
 
 class QueueFull(Refused):

@@ -8,6 +8,7 @@
 #   "mlx>=0.32.4,<0.33; sys_platform == 'darwin'",
 #   "mlx[cpu]>=0.32.4,<0.33; sys_platform == 'linux'",
 #   "mlx-lm>=0.32.2,<0.33",
+#   "websockets>=15,<17",
 # ]
 # ///
 """The door: an OpenAI-compatible server for one language model on this machine.
@@ -40,19 +41,20 @@ import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, cast
+from typing import Any, cast
 
 import uvicorn
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
+from door import conversations, responses, websocket
 from door import log as door_log
 from door.guard import MAX_BODY, Guard
+from door.requests import ChatRequest
 from door.settings import DEMO_MODEL, VERSION, Settings
 from door.stream import ClientGone, EventStream, merged, unless_gone
 from parts import (
@@ -65,104 +67,12 @@ from parts import (
     Unavailable,
 )
 from protocol import chat, errors, strict_json
+from protocol.archive import Archive
+from protocol.conversations import Store
 from protocol.sse import DONE, data_event, json_bytes
 from protocol.thinking import ReasoningFormat
 
 log = logging.getLogger("mlx_server")
-
-
-# Request models: so permissive that no real client meets a 422. Unknown fields are ignored, and an
-# explicit null or empty object means the default.
-
-
-class Permissive(BaseModel):
-    """A JSON object of which only the named fields are looked at."""
-
-    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _empty_is_default(cls, value: Any) -> Any:
-        if isinstance(value, dict):
-            return {k: v for k, v in value.items() if v is not None and v != {}}
-        return value
-
-    def given(self) -> dict[str, Any]:
-        """The fields that the client set, as plain JSON."""
-        return self.model_dump(exclude_none=True)
-
-
-class ContentPart(BaseModel):
-    """A part of a message; the kinds that are not text are refused by name later."""
-
-    model_config = ConfigDict(extra="ignore")
-    type: str = "text"
-    text: str | None = None
-    refusal: str | None = None
-
-
-class ChatMessage(Permissive):
-    """One message of a chat."""
-
-    role: str
-    content: str | list[ContentPart] | None = None
-    reasoning: str | None = None
-    reasoning_content: str | None = None
-    tool_calls: list[dict[str, Any]] | None = None
-    function_call: dict[str, Any] | None = None
-    tool_call_id: str | None = None
-    name: str | None = None
-
-
-class StreamOptions(Permissive):
-    """What a stream holds beside the answer."""
-
-    include_usage: bool = False
-
-
-def _listed(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
-
-
-Stop = Annotated[str, Field(max_length=1000)]
-
-
-class ChatRequest(Permissive):
-    """`POST /v1/chat/completions`."""
-
-    model: str | None = None
-    messages: Annotated[list[ChatMessage], Field(min_length=1)]
-    stream: bool = False
-    stream_options: StreamOptions = StreamOptions()
-    n: Annotated[int, Field(ge=1, le=16)] = 1
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    top_k: Annotated[int, Field(ge=-1)] | None = None
-    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
-    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    logit_bias: (
-        Annotated[dict[str, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=1024)]
-        | None
-    ) = None
-    logprobs: bool | None = None
-    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    seed: int | None = None
-    stop: Annotated[list[Stop], Field(max_length=16), BeforeValidator(_listed)] | None = None
-    tools: list[dict[str, Any]] | None = None
-    tool_choice: str | dict[str, Any] | None = None
-    parallel_tool_calls: bool | None = None
-    functions: list[dict[str, Any]] | None = None
-    function_call: str | dict[str, Any] | None = None
-    response_format: dict[str, Any] | None = None
-    reasoning_effort: str | None = None
-    enable_thinking: bool | None = None
-    chat_template_kwargs: dict[str, str | int | float | bool] | None = None
-    modalities: list[str] | None = None
-    audio: dict[str, Any] | None = None
 
 
 # The application
@@ -187,16 +97,22 @@ class StrictJsonRoute(APIRoute):
         return strict
 
 
-def create_app(settings: Settings, engine: Engine) -> FastAPI:
-    """Make the application around an engine, which starts and stops with it."""
+def create_app(settings: Settings, engine: Engine, store: Store | None = None) -> FastAPI:
+    """Make the application around an engine and a store, which start and stop with it."""
+    store = store or _store(settings)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        loading = asyncio.create_task(_load(app, settings, engine))
+        tasks = [
+            asyncio.create_task(_load(app, settings, engine)),
+            asyncio.create_task(_archive(store)),
+        ]
         yield
-        loading.cancel()
-        await asyncio.gather(loading, return_exceptions=True)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await engine.stop()
+        await asyncio.to_thread(store.flush)
 
     app = FastAPI(
         title="MLX server",
@@ -210,7 +126,7 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
     app.state.port = settings.port
     app.state.on_load_failure = lambda error: None
     _answer_errors(app)
-    _add_routes(app, settings, engine)
+    _add_routes(app, settings, engine, store)
     app.add_middleware(Guard, api_key=settings.api_key)
     app.add_middleware(
         CORSMiddleware,
@@ -220,6 +136,25 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
         expose_headers=["x-request-id", "retry-after"],
     )
     return app
+
+
+def _store(settings: Settings) -> Store:
+    folder = None if settings.no_conversation_logs else settings.conversation_logs
+    return Store(
+        Archive(Path(folder)) if folder else None,
+        ttl=settings.conversation_ttl,
+        can_revive=not settings.no_revive,
+    )
+
+
+async def _archive(store: Store) -> None:
+    """Learn what the archive holds, then take to it what is over, until the server stops."""
+    await asyncio.to_thread(store.open)
+    while await asyncio.to_thread(store.index_some) is False:
+        pass
+    while True:
+        await asyncio.sleep(min(ARCHIVE_EVERY_S, max(store.ttl / 4, 0.05)))
+        await asyncio.to_thread(store.sweep)
 
 
 async def _load(app: FastAPI, settings: Settings, engine: Engine) -> None:
@@ -275,15 +210,26 @@ def _answer_errors(app: FastAPI) -> None:
         return Response(status_code=499)
 
 
-def _add_routes(app: FastAPI, settings: Settings, engine: Engine) -> None:
+def _add_routes(app: FastAPI, settings: Settings, engine: Engine, store: Store) -> None:
     defaults = SamplingParams(
         temperature=settings.temp, top_p=settings.top_p, max_tokens=settings.max_tokens
     )
     reasoning_format = cast(ReasoningFormat, settings.reasoning_format)
 
+    made = responses.Responses(
+        engine,
+        store,
+        model=settings.model_name,
+        defaults=defaults,
+        reasoning_format=reasoning_format,
+    )
+    responses.add_routes(app.router, made)
+    conversations.add_routes(app.router, store)
+    websocket.add_routes(app.router, made)
+
     @app.get("/health")
     async def health() -> Response:
-        return _health(app, settings, engine)
+        return _health(app, settings, engine, store)
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
@@ -319,12 +265,12 @@ def _add_routes(app: FastAPI, settings: Settings, engine: Engine) -> None:
         story.id = completion.id
         chunks = _chunks(completion, answers, story)
         if body.stream:
-            return EventStream(_events(chunks), answers)
+            return EventStream(_events(chunks), lambda: _give_up(answers))
         whole = await unless_gone(request, _collected(chunks))
         return Response(json_bytes(completion.whole(whole)), media_type="application/json")
 
 
-def _health(app: FastAPI, settings: Settings, engine: Engine) -> Response:
+def _health(app: FastAPI, settings: Settings, engine: Engine, store: Store) -> Response:
     status = engine.status
     is_well = status.phase == "ready"
     body: dict[str, Any] = {
@@ -332,6 +278,7 @@ def _health(app: FastAPI, settings: Settings, engine: Engine) -> Response:
         "model": settings.model_name,
         "context_window": status.model.context_window if status.model else None,
         "queue": {"running": status.running, "waiting": status.waiting},
+        "archive": store.archive_state,
         "uptime_s": round(time.monotonic() - app.state.began, 3),
         "version": VERSION,
     }
@@ -356,6 +303,8 @@ def _model_entry(settings: Settings, engine: Engine) -> dict[str, Any]:
 
 
 STARTED = int(time.time())
+ARCHIVE_EVERY_S = 30
+"""Seconds between two looks at which conversations are over."""
 
 
 def _echoed(model: str | None, settings: Settings) -> str:
@@ -372,10 +321,14 @@ async def _submit_all(
         for params in choices:
             answers.append(await engine.submit(prompt, params))
     except BaseException:
-        for answer in answers:
-            answer.cancel()
+        _give_up(answers)
         raise
     return answers
+
+
+def _give_up(answers: Sequence[Answer]) -> None:
+    for answer in answers:
+        answer.cancel()
 
 
 async def _chunks(
@@ -385,7 +338,7 @@ async def _chunks(
     for chunk in completion.opening():
         yield chunk
     async for index, parts in merged(answers):
-        story.heard(parts)
+        story.heard()
         for chunk in completion.feed(index, parts):
             yield chunk
     story.usage, story.finish = completion.usage, completion.finish_reason or ""
@@ -459,7 +412,7 @@ def main(settings: Settings) -> int:
             access_log=False,
             log_config=None,
             timeout_graceful_shutdown=int(settings.drain) + 5,
-            ws="none",
+            ws_per_message_deflate=False,
         ),
         engine,
         settings.drain,

@@ -26,6 +26,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 MAX_BODY = 32 * 2**20
 """Bytes of a request body."""
+POLICY_VIOLATION = 1008
 _OPEN_PATHS = frozenset({"/health", "/"})
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.-]{1,128}\Z")
 
@@ -45,6 +46,9 @@ class Guard:
         self._api_key = api_key.encode() if api_key else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket" and not self._has_key(scope["path"], _headers(scope)):
+            await send({"type": "websocket.close", "code": POLICY_VIOLATION})
+            return
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -87,14 +91,17 @@ class Guard:
         return secrets.compare_digest(sent.encode("utf-8", "replace"), self._api_key)
 
 
+def _headers(scope: Scope) -> dict[str, str]:
+    return {
+        name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]
+    }
+
+
 class _Exchange:
     """One request and its answer, on their way through the guard."""
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self.headers = {
-            name.decode("latin-1").lower(): value.decode("latin-1")
-            for name, value in scope["headers"]
-        }
+        self.headers = _headers(scope)
         sent = self.headers.get("x-request-id", "")
         self.id = sent if _REQUEST_ID.match(sent) else f"req_{secrets.token_hex(16)}"
         self.story = Story()

@@ -25,7 +25,7 @@ class Story:
     finish: str = ""
     id: str = ""
 
-    def heard(self, parts: object) -> None:
+    def heard(self) -> None:
         """Note that the model has begun to answer."""
         if self.first_part is None:
             self.first_part = time.perf_counter()

@@ -37,6 +37,10 @@ class Settings:
     reasoning_format: str = "separate"
     adapter_path: str | None = None
     trust_remote_code: bool = False
+    conversation_ttl: float = 3600.0
+    conversation_logs: str | None = str(ROOT / "conversation_logs")
+    no_conversation_logs: bool = False
+    no_revive: bool = False
     drain: float = 5.0
     log_level: str = "info"
 
@@ -95,6 +99,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--adapter-path", str, "folder of a LoRA adapter", metavar="FOLDER")
     add("--trust-remote-code", None, "run code that comes with the model")
+    add(
+        "--conversation-ttl",
+        _within(float, 0, 10**9),
+        "seconds an unused conversation is kept",
+    )
+    add("--conversation-logs", str, "folder for conversations that are over", metavar="FOLDER")
+    add("--no-conversation-logs", None, "write no conversation to the disk")
+    add("--no-revive", None, "do not continue conversations from the folder")
     add("--drain", _within(float, 0, 3600), "seconds that running answers get at shutdown")
     add("--log-level", str, "how much to log", choices=("debug", "info", "warning", "error"))
     parser.add_argument("--version", action="version", version=f"mlx-server {VERSION}")
@@ -131,10 +143,13 @@ class _Flags:
 def _shown(default: Any) -> str:
     if default is None or default == {} or default is False:
         return ""
+    if default == str(DEMO_MODEL):
+        return " (the bundled demo model)"
     if isinstance(default, tuple):
         default = ",".join(default)
-    shown = "the bundled demo model" if default == str(DEMO_MODEL) else default
-    return f" ({shown})"
+    if isinstance(default, str) and default.startswith(str(ROOT)):
+        default = default.removeprefix(str(ROOT) + "/")
+    return f" ({default})"
 
 
 def _within(kind: type[int] | type[float], low: float, high: float) -> Callable[[str], Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import TypeVar
 
 from sse_starlette import EventSourceResponse
@@ -29,12 +29,12 @@ AppStatus.disable_automatic_graceful_drain()  # type: ignore[no-untyped-call]
 
 
 class EventStream(EventSourceResponse):
-    """Server-sent events whose answers are given up the moment the client leaves."""
+    """Server-sent events, which end with the last one or when the client leaves."""
 
-    def __init__(self, events: AsyncIterator[bytes], answers: Sequence[Answer]) -> None:
+    def __init__(self, events: AsyncIterator[bytes], at_end: Callable[[], None]) -> None:
         """Each item of `events` is one event, complete, and goes out in one write."""
         super().__init__(events, sep="\n", ping=PING_S, send_timeout=SEND_TIMEOUT_S)
-        self._answers = answers
+        self._at_end = at_end
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -42,8 +42,7 @@ class EventStream(EventSourceResponse):
         except SendTimeoutError:
             log.warning("a client did not read for %d s; its stream is cut", SEND_TIMEOUT_S)
         finally:
-            for answer in self._answers:
-                answer.cancel()
+            self._at_end()
 
 
 class ClientGone(Exception):

@@ -35,6 +35,7 @@ class Answer:
         """Give the answer up, unless it has ended."""
         if not self._is_over:
             self._is_over = True
+            self._news.set()
             self._cancel()
 
     async def __aiter__(self) -> AsyncIterator[Sequence[Part]]:

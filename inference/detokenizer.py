@@ -13,9 +13,10 @@ from tokenizers.decoders import DecodeStream
 _PICTOGRAPH = "\u203c-\u27bf\u2934-\u2b55\u3030\u303d\u3297\u3299\U0001f000-\U0001faff"
 _MODIFIER = "\ufe0f\u20e3\U0001f3fb-\U0001f3ff\U000e0020-\U000e007f"
 _LAST_EMOJI = re.compile(
-    "(?:"
+    "(?:[\U0001f1e6-\U0001f1ff]{2})*"  # whole flags before the last one
+    "(?P<last>"
     "[\U0001f1e6-\U0001f1ff]{1,2}"  # a flag is two regional indicators
-    "|[#*0-9]\ufe0f"  # a keycap in the making
+    "|[#*0-9]\ufe0f\u20e3?"  # a keycap in the making
     f"|(?:[{_PICTOGRAPH}][{_MODIFIER}]*\u200d)*[{_PICTOGRAPH}][{_MODIFIER}]*\u200d?"
     ")\\Z"
 )
@@ -50,8 +51,8 @@ class Detokenizer:
         if _MAY_GROW.search(text):
             found = _LAST_EMOJI.search(text, max(0, len(text) - _LONGEST_EMOJI))
             if found:
-                self._held = found[0]
-                text = text[: found.start()]
+                self._held = found["last"]
+                text = text[: found.start("last")]
         return text
 
 
@@ -103,7 +104,8 @@ def token_bytes(tokenizer: Any, token: int) -> bytes:
     if token in tokenizer.added_tokens_decoder:
         return str(piece).encode()
     if _is_byte_level(tokenizer):
-        return bytes(_BYTES[char] for char in piece)
+        # A piece may be plain text even so: it is no reason to fail a step.
+        return b"".join(bytes([_BYTES[c]]) if c in _BYTES else c.encode() for c in piece)
     if len(piece) == 6 and piece.startswith("<0x"):
         return bytes([int(piece[3:5], 16)])
     return str(piece).replace("▁", " ").encode()

@@ -26,6 +26,7 @@ from parts import (
     ContextLengthExceeded,
     EngineFailed,
     EngineStatus,
+    Finish,
     InvalidRequest,
     ModelCard,
     Part,
@@ -119,12 +120,15 @@ class Engine:
         except Unavailable as error:
             self._phase, self._reason = "failed", error.message
             raise
+        except Exception as error:  # nothing that a model's files can do leaves "loading" for ever
+            self._phase, self._reason = "failed", "the model cannot be loaded"
+            raise Unavailable("The model cannot be loaded.") from error
         if not self._model.runner.can_batch:
             log.warning("this model's caches cannot be batched: requests take turns")
             self._scheduler.max_batch = 1
         if self._phase == "loading":
             self._phase = "ready"
-        self._stepping = asyncio.create_task(self._step_while_there_is_work())
+            self._stepping = asyncio.create_task(self._step_while_there_is_work())
 
     async def submit(self, prompt: Prompt, params: SamplingParams) -> Answer:
         """Queue a prompt. Raises `Refused` before any work is done on it."""
@@ -146,6 +150,13 @@ class Engine:
         self._has_work.set()
         return answer
 
+    async def count(self, prompt: Prompt) -> int:
+        """The number of a prompt's tokens. Raises `Refused`."""
+        self._refuse_unless_ready()
+        return len(
+            await self._loop.run_in_executor(self._tokenizing, self._model.render, prompt)
+        )
+
     async def stop(self, drain: float = 0.0) -> None:
         """Take no more prompts, let the running ones finish for `drain` seconds, end the rest."""
         if self._phase != "failed":
@@ -156,10 +167,7 @@ class Engine:
                     await self._all_answered.wait()
             self._stepping.cancel()
             await asyncio.gather(self._stepping, return_exceptions=True)
-        error = Unavailable("The server is shutting down.", code="shutting_down")
-        for answer in list(self._answers.values()):
-            answer.fail(error)
-        self._answers.clear()
+        self._fail_all(Unavailable("The server is shutting down.", code="shutting_down"))
         self._gpu.shutdown(wait=False, cancel_futures=True)
         self._tokenizing.shutdown(wait=False, cancel_futures=True)
 
@@ -176,6 +184,8 @@ class Engine:
 
     def _checked(self, params: SamplingParams, num_prompt: int) -> SamplingParams:
         """Refuse what must not reach the model; cut `max_tokens` to what the context has left."""
+        if not num_prompt:
+            raise InvalidRequest("The prompt is empty.", param="messages")
         window = self._model.card.context_window
         if num_prompt >= window:
             raise ContextLengthExceeded(
@@ -206,6 +216,8 @@ class Engine:
             while self._scheduler.has_work and self._phase != "failed":
                 async with self.lock:
                     await self._loop.run_in_executor(self._gpu, self._burst)
+            if self._phase == "failed":
+                self._fail_all(EngineFailed("The engine has failed."))
 
     def _burst(self) -> None:
         """Step for a short while. From here on, everything runs on the GPU thread."""
@@ -279,17 +291,19 @@ class Engine:
     def _recover(self) -> None:
         """Rebuild the batch from the tokens that are known. The others' answers stay exact."""
         self._num_failed_steps += 1
-        self._model.runner.reset()
-        is_lost = self._num_failed_steps >= MAX_FAILED_STEPS
+        try:
+            self._model.runner.reset()
+            for sequence in self._scheduler.restart():
+                sequence.num_faults += 1
+                if sequence.num_faults > MAX_FAULTS:
+                    self._fail(sequence, RuntimeError("too many failed steps"))
+            is_lost = self._num_failed_steps >= MAX_FAILED_STEPS
+        except Exception:
+            log.exception("the batch cannot be rebuilt")
+            is_lost = True
         if is_lost:
             self._phase, self._reason = "failed", "steps keep failing"
-        for sequence in self._scheduler.restart():
-            sequence.num_faults += 1
-            if sequence.num_faults > MAX_FAULTS and not is_lost:
-                self._fail(sequence, RuntimeError("too many failed steps"))
-        if is_lost:
             for sequence in list(self._scheduler):
-                self._outbox.append((sequence, EngineFailed("The engine has failed.")))
                 self._scheduler.remove(sequence)
 
     def _deliver(self, outbox: list[tuple[Sequence, list[Part] | ServerError]]) -> None:
@@ -302,8 +316,15 @@ class Engine:
                 answer.fail(news)
             else:
                 answer.feed(news)
-            if sequence.is_finished or isinstance(news, ServerError):
+            # Not `sequence.is_finished`: the GPU thread may be ahead of what is delivered here.
+            if isinstance(news, ServerError) or isinstance(news[-1], Finish):
                 self._forget(sequence)
+
+    def _fail_all(self, error: ServerError) -> None:
+        for answer in self._answers.values():
+            answer.fail(error)
+        self._answers.clear()
+        self._all_answered.set()
 
     def _forget(self, sequence: Sequence) -> None:
         self._answers.pop(sequence.number, None)

@@ -78,7 +78,8 @@ def load(options: LoadOptions) -> LoadedModel:
             tool_parser=tokenizer.tool_parser,
         )
 
-    vocab_size = min(width, len(tokenizer))
+    # Not the number of tokens: some vocabularies have gaps, with the stop tokens behind them.
+    vocab_size = min(width, max(tokenizer.get_vocab().values()) + 1)
     return LoadedModel(
         card=ModelCard(
             name=options.name,
@@ -103,13 +104,16 @@ def load(options: LoadOptions) -> LoadedModel:
 
 @contextlib.contextmanager
 def _file_limit_kept() -> Iterator[None]:
-    """Undo what importing mlx-lm does to the limit on open files: it lowers it to 2,048."""
-    limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    """Keep mlx-lm from setting the limit on open files, which it does when it is imported.
+
+    It lowers a higher limit, which only root could raise again, and fails where less is allowed.
+    """
+    setrlimit = resource.setrlimit
+    resource.setrlimit = lambda which, limits, /: None
     try:
         yield
     finally:
-        with contextlib.suppress(ValueError, OSError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, limit)
+        resource.setrlimit = setrlimit
 
 
 def _prepare_device(mx: Any) -> None:

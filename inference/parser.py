@@ -90,7 +90,6 @@ class Parser:
         self._call_text = ""
         self._skips_space = is_thinking
         self.section: Section = "reasoning" if is_thinking else "start"
-        self.num_tool_calls = 0
 
     def add(self, token: int) -> list[Part]:
         """Take the next token; give the parts that are certain by now."""
@@ -98,13 +97,15 @@ class Parser:
         if marker is None:
             return list(self._take(self._detokenizer.add(token)))
         parts = list(self._take(self._detokenizer.flush()))
+        if marker not in self._expected():  # it comes too late, after what was held back
+            return [*parts, *self._take(marker.text)]
         return [*parts, *self._cross(marker)]
 
-    def flush(self) -> list[Part]:
-        """Give all that is left when the answer ends."""
+    def flush(self, *, is_cut: bool = False) -> list[Part]:
+        """Give all that is left when the answer ends, or `is_cut` short wherever it is."""
         parts = list(self._take(self._detokenizer.flush()))
         if self.section == "tool":
-            parts += self._close_call(is_complete=False)
+            parts += self._close_call(is_complete=False, is_cut=is_cut)
         elif self._held:
             parts.append(self._part(self._held))
         self._held = ""
@@ -134,18 +135,18 @@ class Parser:
         return None
 
     def _cross(self, marker: Marker) -> Iterator[Part]:
-        """Go from one section into the next."""
+        """Go from one section into the next. White space at the seam is layout."""
+        if self._held.strip():
+            yield self._part(self._held)
+        self._held = ""
         if self.section == "tool":
             yield from self._close_call(is_complete=True)
         elif marker == self._markers.think_start:
-            self._held, self.section, self._skips_space = "", "reasoning", True
+            self.section, self._skips_space = "reasoning", True
         elif self.section == "reasoning":
-            self._held, self.section, self._skips_space = "", "content", True
+            self.section, self._skips_space = "content", True
         else:
-            # White space before a call is layout.
-            if self._held.strip():
-                yield Text(self._held)
-            self._held, self.section, self._call_text = "", "tool", ""
+            self.section, self._call_text = "tool", ""
 
     # Text
 
@@ -194,7 +195,9 @@ class Parser:
     def _first_marker(self, text: str) -> tuple[int, Marker] | None:
         spelled = (m for m in self._expected() if m.token is None)
         found = [(i, m) for m in spelled if (i := text.find(m.text)) >= 0]
-        return min(found, key=lambda f: f[0], default=None)
+        # Thinking opens before anything else is said, or not at all.
+        late = [(i, m) for i, m in found if m == self._markers.think_start and text[:i].strip()]
+        return min((f for f in found if f not in late), key=lambda f: f[0], default=None)
 
     def _part(self, text: str) -> Part:
         return Reasoning(text) if self.section == "reasoning" else Text(text)
@@ -211,10 +214,11 @@ class Parser:
         yield from self._close_call(is_complete=True)
         return rest
 
-    def _close_call(self, *, is_complete: bool) -> Iterator[Part]:
+    def _close_call(self, *, is_complete: bool, is_cut: bool = False) -> Iterator[Part]:
         text, self._call_text = self._call_text, ""
         self.section, self._skips_space = "content", True
-        calls = self._parsed(text)
+        # Some of mlx-lm's parsers make a call with fewer arguments of one that is cut short.
+        calls = [] if is_cut else self._parsed(text)
         if not calls:
             log.warning("the model wrote a tool call that cannot be parsed; it is given as text")
             self._skips_space = False
@@ -223,7 +227,6 @@ class Parser:
                 (start.text if start else "") + text + (end.text if end and is_complete else "")
             )
         for name, arguments in calls:
-            self.num_tool_calls += 1
             yield ToolCall(f"call_{secrets.token_hex(12)}", name)
             yield ToolArguments(arguments)
 
@@ -245,7 +248,10 @@ def _name_and_arguments(call: Any) -> tuple[str, str]:
         arguments = json.loads(arguments)
     if not isinstance(arguments, dict):
         raise ValueError("arguments that are not an object")
-    return name, json.dumps(arguments, ensure_ascii=False)
+    text = json.dumps(arguments, ensure_ascii=False, allow_nan=False)
+    # Half a surrogate pair cannot be sent to anyone.
+    (name + text).encode()
+    return name, text
 
 
 def _definition(tool: Tool) -> dict[str, Any]:

@@ -49,7 +49,7 @@ class PrefixCache:
         best, best_length = None, 0
         for entry in self._entries:
             length = _common_length(entry.tokens, wanted)
-            if length < len(entry.tokens) and not can_trim_prompt_cache(entry.cache):
+            if length < len(entry.tokens) and not _can_trim(entry.cache):
                 continue
             if length > best_length:
                 best, best_length = entry, length
@@ -68,14 +68,16 @@ class PrefixCache:
         entry = _Entry(
             np.asarray(tokens, dtype=np.uint32), cache, sum(layer.nbytes for layer in cache)
         )
-        can_trim = can_trim_prompt_cache(cache)
+        if entry.num_bytes > self.max_bytes:
+            return
+        can_trim = _can_trim(cache)
         for other in list(self._entries):
             common = _common_length(other.tokens, entry.tokens)
             is_same = common == len(other.tokens) == len(entry.tokens)
             # A cache that can be trimmed stands for all of its prefixes.
             if is_same or (can_trim and common == len(other.tokens)):
                 self._drop(other)
-            elif common == len(entry.tokens) and can_trim_prompt_cache(other.cache):
+            elif common == len(entry.tokens) and _can_trim(other.cache):
                 return
         self._entries.append(entry)
         self.num_bytes += entry.num_bytes
@@ -85,6 +87,15 @@ class PrefixCache:
     def _drop(self, entry: _Entry) -> None:
         self._entries.remove(entry)
         self.num_bytes -= entry.num_bytes
+
+
+def _can_trim(cache: Cache) -> bool:
+    """Whether tokens can be taken off the end, and all that came before them is still there.
+
+    mlx-lm says so of chunked caches (Llama 4) even when they have dropped their beginning.
+    """
+    is_whole = not any(getattr(layer, "start_position", 0) for layer in cache)
+    return is_whole and bool(can_trim_prompt_cache(cache))
 
 
 def _common_length(a: np.ndarray, b: np.ndarray) -> int:

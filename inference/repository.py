@@ -1,4 +1,4 @@
-"""Where a model's files are (a folder, the Hugging Face cache, the hub), and whether they are whole.
+"""Where a model's files are (a folder, the Hugging Face cache, the hub), and if they are whole.
 
 Found out before anything else starts, without importing MLX, so that a mistake costs a second.
 Only safetensors are ever read: a pickle can run code.
@@ -118,6 +118,8 @@ def _check_weights(folder: Path) -> None:
     if not files:
         other = next(folder.glob("*.bin"), None) or next(folder.glob("*.pt*"), None)
         hint = f" ({other.name} is a pickle, which is never loaded)" if other else ""
+        if gguf := next(folder.glob("*.gguf"), None):
+            hint = f" ({gguf.name} is GGUF, which MLX does not serve)"
         raise Unavailable(f"There are no weights (model*.safetensors) in {folder}{hint}.")
     for path in [*files, *_missing_shards(folder)]:
         if not _is_whole(path):

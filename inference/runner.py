@@ -65,7 +65,7 @@ class Runner:
         cache, num_cached = self.prefix_cache.match(sequence.tokens)
         sequence.cache = make_prompt_cache(self.model) if cache is None else cache
         sequence.num_computed = num_cached
-        if not sequence.generated:
+        if not sequence.num_faults:  # after a failed step it finds what it computed itself
             sequence.num_cached = num_cached
 
     def decode(self) -> Step:

@@ -15,6 +15,8 @@ import mlx.core as mx
 from parts import SamplingParams
 
 MAX_TOP_LOGPROBS = 20
+COLDEST = 1e-5
+"""Temperatures below it take the likeliest token, as 0 does: its inverse is still a number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,7 @@ class Sampler:
     def __init__(self, rows: Sequence[Row], vocab_size: int) -> None:
         params = [row.params for row in rows]
         self._vocab_size = vocab_size
-        self._is_greedy = [p.temperature == 0 for p in params]
+        self._is_greedy = [p.temperature < COLDEST for p in params]
         self._is_penalised = any(_is_penalised(p) for p in params)
         self._wants_logprobs = any(p.top_logprobs is not None for p in params)
         self._bias = _bias(params, vocab_size)
@@ -93,13 +95,15 @@ class Sampler:
     def _init_random(self, rows: Sequence[Row]) -> None:
         params = [row.params for row in rows]
         self._greedy = mx.array(self._is_greedy)
-        self._inverse_temperature = mx.array([1 / (p.temperature or 1) for p in params])[:, None]
+        self._inverse_temperature = mx.array([1 / max(p.temperature, COLDEST) for p in params])[
+            :, None
+        ]
         self._top_p = mx.array([p.top_p for p in params])[:, None]
         self._min_p = mx.array([p.min_p for p in params])[:, None]
         v = self._vocab_size
         self._top_k = mx.array([min(p.top_k or v, v) for p in params])[:, None]
         # A greedy row's filters are not used.
-        drawn = [p for p in params if p.temperature > 0]
+        drawn = [p for p in params if p.temperature >= COLDEST]
         self._has_top_p = any(p.top_p < 1 for p in drawn)
         self._has_top_k = any(p.top_k for p in drawn)
         self._has_min_p = any(p.min_p > 0 for p in drawn)

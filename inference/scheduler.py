@@ -51,9 +51,15 @@ class Scheduler:
 
     def next_prefill(self) -> Sequence | None:
         """The sequence whose prompt is to be computed next, if there is room for it."""
-        if self.prefilling is None and self.waiting and len(self.running) < self.max_batch:
+        if self.prefilling is None and self.waiting and self._has_room_for(self.waiting[0]):
             self.prefilling = self.waiting.popleft()
         return self.prefilling
+
+    def _has_room_for(self, sequence: Sequence) -> bool:
+        """Whoever was in more than one failed step runs alone, to fail alone if it fails again."""
+        if any(s.num_faults > 1 for s in (sequence, *self.running)):
+            return not self.running
+        return len(self.running) < self.max_batch
 
     def run(self, sequence: Sequence) -> None:
         """Let a sequence run, now that its prompt has been computed."""

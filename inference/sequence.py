@@ -13,7 +13,7 @@ from typing import Any
 
 from inference.parser import Parser
 from inference.stop import StopScanner
-from parts import Finish, FinishReason, Part, SamplingParams, Text, TokenLogprob, Usage
+from parts import Finish, FinishReason, Part, SamplingParams, Text, TokenLogprob, ToolCall, Usage
 
 _numbers = itertools.count(1)
 
@@ -50,6 +50,7 @@ class Sequence:
         self._max_tool_calls = max_tool_calls
         self._stop = StopScanner(params.stop)
         self._num_reasoning = 0
+        self._num_tool_calls = 0
         self._logprobs: list[TokenLogprob] = []
 
     def __repr__(self) -> str:
@@ -84,16 +85,17 @@ class Sequence:
         self.generated.append(token)
         if token in self._stop_tokens:
             return self._end("stop")
-        was_reasoning = self._parser.section == "reasoning"
+        before = self._parser.section
         parts = self._parser.add(token)
-        if was_reasoning or self._parser.section == "reasoning":
+        sections = (before, self._parser.section)
+        if "reasoning" in sections:
             self._num_reasoning += 1
-        elif logprob is not None and self._parser.section != "tool":
+        elif logprob is not None and "tool" not in sections:
             self._logprobs.append(logprob)
         said = self._spoken(parts)
         if self._stop.has_stopped:
             return [*said, *self._finish("stop")]
-        if self._max_tool_calls is not None and self._parser.num_tool_calls >= self._max_tool_calls:
+        if self._max_tool_calls is not None and self._num_tool_calls >= self._max_tool_calls:
             return [*said, *self._finish("stop")]
         if len(self.generated) >= self.params.max_tokens:
             return said + self._end("length")
@@ -101,7 +103,7 @@ class Sequence:
 
     def _end(self, reason: FinishReason) -> list[Part]:
         """Say what was held back, and finish."""
-        said = self._spoken(self._parser.flush())
+        said = self._spoken(self._parser.flush(is_cut=reason == "length"))
         if self._stop.has_stopped:
             reason = "stop"
         elif rest := self._stop.flush():
@@ -109,7 +111,7 @@ class Sequence:
         return [*said, *self._finish(reason)]
 
     def _finish(self, reason: FinishReason) -> list[Part]:
-        if self._parser.num_tool_calls and reason == "stop":
+        if self._num_tool_calls and reason == "stop":
             reason = "tool_calls"
         self.finish_reason = reason
         last: list[Part] = [self._text("")] if self._logprobs else []
@@ -127,6 +129,11 @@ class Sequence:
                 continue
             if rest := self._stop.flush():
                 said.append(self._text(rest))
+            if isinstance(part, ToolCall):
+                # A model may write several calls at once.
+                if self._num_tool_calls == self._max_tool_calls:
+                    break
+                self._num_tool_calls += 1
             said.append(part)
         return said
 

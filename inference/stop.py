@@ -18,11 +18,13 @@ class StopScanner:
         if not self._stop or self.has_stopped:
             return "" if self.has_stopped else text
         text = self._held + text
-        ends = [i for i in (text.find(s) for s in self._stop) if i >= 0]
-        if ends:
+        found = [(i + len(s), i) for s in self._stop if (i := text.find(s)) >= 0]
+        if found:
             self.has_stopped = True
             self._held = ""
-            return text[: min(ends)]
+            # The first to be complete, as if the text had come letter by letter.
+            _, start = min(found)
+            return text[:start]
         keep = self._start_of_stop(text)
         self._held = text[keep:]
         return text[:keep]

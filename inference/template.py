@@ -63,11 +63,13 @@ class ChatTemplate:
         args = self._arguments(prompt.template_args)
         messages = self._accepted(prompt.messages)
         tools = [_tool_entry(self._disarmed_tool(tool)) for tool in prompt.tools] or None
-        try:
-            text = self._text(messages, tools, args)
-        except jinja2.TemplateError:
-            text = self._text_or_refusal(_alternating(messages), tools, args)
-        return self._encode(text)
+        in_words = [_as_plain_text(message) for message in messages]
+        for attempt in (messages, _alternating(messages)):
+            try:
+                return self._encode(self._text(attempt, tools, args))
+            except Exception:  # a template may fail in any way
+                continue
+        return self._encode(self._text_or_refusal(_alternating(in_words), tools, args))
 
     def _text(self, messages: Iterable[Message], tools: Any, args: Mapping[str, Any]) -> str:
         entries = [_message_entry(self._disarmed(message)) for message in messages]
@@ -83,7 +85,7 @@ class ChatTemplate:
     ) -> str:
         try:
             return self._text(messages, tools, args)
-        except jinja2.TemplateError as error:
+        except Exception as error:
             said = str(error) if type(error) is jinja2.TemplateError else "it failed on them"
             raise InvalidRequest(
                 f"The model's chat template does not accept these messages: {said[:200]}",
@@ -109,7 +111,8 @@ class ChatTemplate:
                     + ", ".join(sorted(self._settable_args)),
                     param="chat_template_kwargs",
                 )
-        args = {**self.default_args, **given}
+        said = {k: self._disarm(v) if isinstance(v, str) else v for k, v in given.items()}
+        args = {**self.default_args, **said}
         if "enable_thinking" not in args and "reasoning_effort" in args:
             args["enable_thinking"] = args["reasoning_effort"] != "none"
         return args
@@ -149,7 +152,7 @@ class ChatTemplate:
 
     @cached_property
     def _takes_late_system(self) -> bool:
-        first, last = Message("system", "a"), Message("system", "probe")
+        first, last = Message("system", "first probe"), Message("system", "last probe")
         return self._keeps(first, Message("user", "a"), Message("assistant", "a"), last) and (
             self._keeps(first, last, Message("user", "a"))
         )
@@ -162,16 +165,20 @@ class ChatTemplate:
         )
 
     @cached_property
-    def _takes_tool_results(self) -> bool:
-        call = ToolCall("a00000000", "f", "{}")
-        return self._keeps(
+    def _takes_calls(self) -> bool:
+        """Whether calls of tools and their results are both shown."""
+        call = ToolCall("a00000000", "probe_name", '{"probe_key": "probe_value"}')
+        messages = [
             Message("user", "a"),
             Message("assistant", tool_calls=(call,)),
-            Message("tool", "probe", tool_call_id=call.id, name="f"),
-        )
+            Message("tool", "probe_result", tool_call_id=call.id, name=call.name),
+        ]
+        text = self._probe(messages)
+        return all(f"probe_{word}" in text for word in ("name", "key", "value", "result"))
 
     def _keeps(self, *messages: Message) -> bool:
-        return "probe" in self._probe(messages)
+        text = self._probe(messages)
+        return all(message.content in text for message in messages)
 
     def _probe(self, messages: Iterable[Message], tools: Any = None) -> str:
         try:
@@ -182,7 +189,10 @@ class ChatTemplate:
     def _accepted(self, messages: Sequence[Message]) -> list[Message]:
         """Rewrite messages into the roles and order that this template keeps whole."""
         accepted = list(messages)
-        if not self._takes_developer:
+        instructions = [m for m in accepted if m.role in ("system", "developer")]
+        # Templates that know the developer know one, at the start.
+        is_lone_developer = len(instructions) == 1 and accepted[0].role == "developer"
+        if not (is_lone_developer and self._takes_developer):
             accepted = [replace(m, role="system") if m.role == "developer" else m for m in accepted]
         num_system = sum(m.role == "system" for m in accepted)
         is_late = num_system > 1 or (num_system == 1 and accepted[0].role != "system")
@@ -190,7 +200,7 @@ class ChatTemplate:
             accepted = _system_merged(accepted)
         if num_system and not self._takes_system:
             accepted = _system_in_first_user(accepted)
-        if any(m.role == "tool" for m in accepted) and not self._takes_tool_results:
+        if any(m.role == "tool" or m.tool_calls for m in accepted) and not self._takes_calls:
             accepted = [_as_plain_text(m) for m in accepted]
         return [self._reasoning_split(m) for m in accepted]
 
@@ -231,9 +241,10 @@ class ChatTemplate:
             content=self._disarm(message.content),
             reasoning=self._disarm(message.reasoning),
             tool_calls=tuple(
-                replace(c, name=self._disarm(c.name), arguments=self._disarm(c.arguments))
+                ToolCall(self._disarm(c.id), self._disarm(c.name), self._disarm(c.arguments))
                 for c in message.tool_calls
             ),
+            tool_call_id=self._disarm(message.tool_call_id) if message.tool_call_id else None,
             name=self._disarm(message.name) if message.name else message.name,
         )
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from parts import InvalidRequest, NotFound, Refused, Unavailable
+from parts import InvalidRequest, NotFound, NotReady, Unavailable
 from protocol.archive import Archive, Filed, NotFlushed
 from protocol.items import Item, new_id
 from protocol.live import Live, LiveTrees
@@ -49,12 +49,6 @@ WARN_EVERY = 60.0
 CAN_CONTINUE = frozenset({"completed", "incomplete"})
 """How a response ends that can be continued."""
 PREFIXES = {"message": "msg", "reasoning": "rs", "function_call": "fc", "compaction": "cmp"}
-
-
-class NotReady(Refused):
-    """Is there, but cannot be continued: it is still being written, or it failed."""
-
-    code = "response_not_ready"
 
 
 @dataclass(frozen=True, slots=True)

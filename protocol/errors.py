@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from parts import EngineFailed, NotFound, QueueFull, Refused, ServerError, Unavailable
+from parts import EngineFailed, NotFound, NotReady, QueueFull, Refused, ServerError, Unavailable
 
 RETRY_AFTER_S = 2
 """Whole seconds: some clients read nothing else."""
@@ -33,8 +33,12 @@ def envelope(
 def status_of(error: ServerError) -> int:
     """The HTTP status that tells a client, and its retries, what kind of failure this is."""
     match error:
+        case NotFound(code="previous_response_not_found"):
+            return 400
         case NotFound():
             return 404
+        case NotReady():
+            return 409
         case QueueFull():
             return 429
         case Unavailable():

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, assert_never
 
-from parts import Finish, Part, Reasoning, ServerError, Text, ToolArguments, ToolCall, joined
+from parts import Finish, Part, Reasoning, ServerError, Text, ToolArguments, ToolCall, Usage, joined
 from protocol.errors import body_of
 from protocol.items import new_id
 from protocol.output_items import (
@@ -97,6 +97,12 @@ class ResponseStream:
         flat = {key: said[key] for key in ("code", "message", "param")}
         events.append(self._stamped({"type": "error", **flat, "error": said}))
         return [*events, self._end("failed", Outcome("failed", error=error))]
+
+    def warmed(self, usage: Usage) -> list[Event]:
+        """The events of a response that was only to be prepared: it has no output."""
+        prepared = Usage(usage.prompt_tokens, usage.cached_tokens)
+        done = Outcome("completed", prepared, completed_at=int(self._clock()))
+        return [*self.opening(), self._end("completed", done)]
 
     def cancel(self) -> list[Event]:
         """The last events of an answer that was given up. What was written is kept."""

@@ -52,5 +52,5 @@ def engine() -> ScriptedEngine:
 @pytest.fixture
 def scripted_url(engine: ScriptedEngine) -> Iterator[str]:
     """The address of the application around the scripted engine."""
-    with serving.serving(create_app(Settings(), engine)) as url:
+    with serving.serving(create_app(Settings(no_conversation_logs=True), engine)) as url:
         yield url

@@ -87,5 +87,8 @@ class ScriptedEngine:
         self.answers.append(ScriptedAnswer(self.script(prompt, params)))
         return self.answers[-1]
 
+    async def count(self, prompt: Prompt) -> int:
+        return sum(len(message.content.split()) for message in prompt.messages)
+
     async def stop(self, drain: float = 0.0) -> None:
         self.phase = "draining"

@@ -63,7 +63,8 @@ def start(
 ) -> Running:
     """Start `server.py` on a free port; return when it has opened it."""
     log = folder / f"server-{time.monotonic_ns()}.log"
-    chosen = [] if model is None else ["--model", str(model)]
+    chosen = ["--conversation-logs", str(folder / "conversation_logs")]
+    chosen += [] if model is None else ["--model", str(model)]
     with log.open("wb") as stderr:
         process = subprocess.Popen(
             [sys.executable, str(ROOT / "server.py"), "--port", "0", *chosen, *flags],

@@ -162,7 +162,8 @@ def test_health_says_why_it_is_not_well(
     assert well.status_code == 200
     body = well.json()
     assert (body["status"], body["queue"]) == ("ok", {"running": 0, "waiting": 0})
-    assert set(body) == {"status", "model", "context_window", "queue", "uptime_s", "version"}
+    said = {"status", "model", "context_window", "queue", "archive", "uptime_s", "version"}
+    assert set(body) == said
     engine.phase = phase  # type: ignore[assignment]
     unwell = httpx.get(f"{scripted_url}/health")
     assert (unwell.status_code, unwell.json()["status"]) == (503, phase)

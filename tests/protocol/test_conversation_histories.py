@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
-from parts import NotFound, Unavailable
+from parts import NotFound, NotReady, Unavailable
 from protocol.archive import Archive
-from protocol.conversations import WANTED_FOR, Draft, NotReady, Store
+from protocol.conversations import WANTED_FOR, Draft, Store
 from tests.protocol.turns import (
     Clock,
     answer,

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from parts import InvalidRequest, NotFound
+from parts import InvalidRequest, NotFound, NotReady
 from protocol.archive import Archive
-from protocol.conversations import Draft, NotReady, Store
+from protocol.conversations import Draft, Store
 from protocol.items import new_id
 from protocol.tree import Tree
 from tests.protocol.turns import Clock, answer, heard, question, response, revived, say, words

@@ -1,0 +1,199 @@
+"""Request models: what a body must look like before anyone looks at what it means.
+
+So permissive that no real client meets a 422: unknown fields are ignored, and an explicit null or
+empty object means the default.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    model_validator,
+)
+
+MAX_MESSAGES = 10_000
+MAX_TOOLS = 1_000
+
+
+class Permissive(BaseModel):
+    """A JSON object of which only the named fields are looked at."""
+
+    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_is_default(cls, value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k: v for k, v in value.items() if v is not None and v != {}}
+        return value
+
+    def given(self) -> dict[str, Any]:
+        """The fields that the client set, as plain JSON."""
+        return self.model_dump(exclude_none=True, exclude_unset=True)
+
+
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+def _not_negative(value: int) -> int:
+    return max(value, 0)
+
+
+Stop = Annotated[str, Field(max_length=1000)]
+Count = Annotated[int, Field(ge=1, le=10**9)]
+Penalty = Annotated[float, Field(ge=-2, le=2)]
+Tools = Annotated[list[dict[str, Any]], Field(max_length=MAX_TOOLS)]
+
+
+class Sampling(Permissive):
+    """What every request for an answer may say about how its tokens are chosen."""
+
+    model: str | None = None
+    stream: bool = False
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=-1), AfterValidator(_not_negative)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    seed: int | None = None
+    stop: Annotated[list[Stop], Field(max_length=16), BeforeValidator(_listed)] | None = None
+    tools: Tools | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    enable_thinking: bool | None = None
+    chat_template_kwargs: dict[str, str | int | float | bool] | None = None
+
+
+# Chat completions
+
+
+class ContentPart(BaseModel):
+    """A part of a message; the kinds that are not text are refused by name later."""
+
+    model_config = ConfigDict(extra="ignore")
+    type: str = "text"
+    text: str | None = None
+    refusal: str | None = None
+
+
+class ChatMessage(Permissive):
+    """One message of a chat."""
+
+    role: str
+    content: str | list[ContentPart] | None = None
+    reasoning: str | None = None
+    reasoning_content: str | None = None
+    tool_calls: list[dict[str, Any]] | None = None
+    function_call: dict[str, Any] | None = None
+    tool_call_id: str | None = None
+    name: str | None = None
+
+
+class StreamOptions(Permissive):
+    """What a stream holds beside the answer."""
+
+    include_usage: bool = False
+
+
+class ChatRequest(Sampling):
+    """`POST /v1/chat/completions`."""
+
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES)]
+    stream_options: StreamOptions = StreamOptions()
+    n: Annotated[int, Field(ge=1, le=16)] = 1
+    max_tokens: Count | None = None
+    max_completion_tokens: Count | None = None
+    logit_bias: (
+        Annotated[dict[str, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=1024)]
+        | None
+    ) = None
+    logprobs: bool | None = None
+    functions: Tools | None = None
+    function_call: str | dict[str, Any] | None = None
+    response_format: dict[str, Any] | None = None
+    reasoning_effort: str | None = None
+    modalities: list[str] | None = None
+    audio: dict[str, Any] | None = None
+
+
+# Responses
+
+
+class ReasoningOptions(Permissive):
+    """How much to think, and what of it to tell."""
+
+    effort: str | None = None
+    summary: str | None = None
+    generate_summary: str | None = None
+
+
+class TextOptions(Permissive):
+    """The form of the answer's text."""
+
+    format: dict[str, Any] | None = None
+
+
+Items = Annotated[list[Any], Field(max_length=MAX_MESSAGES)]
+Metadata = Annotated[dict[str, str], Field(max_length=16)]
+
+
+class InputRequest(Sampling):
+    """What a response is made of: enough to count its tokens."""
+
+    input: str | Items | None = None
+    instructions: str | None = None
+    previous_response_id: str | None = None
+    conversation: str | dict[str, Any] | None = None
+    reasoning: ReasoningOptions | None = None
+    text: TextOptions | None = None
+    truncation: Literal["auto", "disabled"] | None = None
+
+
+class ResponseRequest(InputRequest):
+    """`POST /v1/responses`."""
+
+    max_output_tokens: Count | None = None
+    max_tool_calls: Annotated[int, Field(ge=0)] | None = None
+    store: bool | None = None
+    background: bool | None = None
+    include: list[str] | None = None
+    metadata: Metadata | None = None
+    prompt: dict[str, Any] | None = None
+    user: str | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+
+
+class CompactRequest(InputRequest):
+    """`POST /v1/responses/compact`."""
+
+    model: str
+
+
+class ConversationRequest(Permissive):
+    """`POST /v1/conversations`."""
+
+    items: Items | None = None
+    metadata: Metadata | None = None
+
+
+class MetadataRequest(BaseModel):
+    """`POST /v1/conversations/{id}`."""
+
+    metadata: Metadata
+
+
+class ItemsRequest(BaseModel):
+    """`POST /v1/conversations/{id}/items`."""
+
+    items: Annotated[list[Any], Field(min_length=1, max_length=MAX_MESSAGES)]

@@ -1,0 +1,295 @@
+"""The routes of the Responses API: made by the engine, kept by the store, read from their runs."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from typing import Any, Literal, TypeVar
+
+from fastapi import APIRouter, Request, Response
+
+from door.log import Story
+from door.requests import CompactRequest, InputRequest, ResponseRequest
+from door.runs import Run, Runs
+from door.stream import EventStream, unless_gone
+from parts import (
+    Answer,
+    ContextLengthExceeded,
+    Engine,
+    InvalidRequest,
+    NotFound,
+    Prompt,
+    SamplingParams,
+    Usage,
+)
+from protocol import compaction, responses
+from protocol.conversations import Draft, Store
+from protocol.items import Item
+from protocol.response_events import ResponseStream
+from protocol.sse import DONE, json_bytes, named_event
+from protocol.thinking import ReasoningFormat
+from protocol.transcript import shortened
+
+log = logging.getLogger("mlx_server")
+
+T = TypeVar("T")
+
+
+class Responses:
+    """Makes responses, and remembers them."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        store: Store,
+        *,
+        model: str,
+        defaults: SamplingParams,
+        reasoning_format: ReasoningFormat,
+    ) -> None:
+        self.engine = engine
+        self.store = store
+        self.runs = Runs()
+        self._model = model
+        self._defaults = defaults
+        self._reasoning_format = reasoning_format
+        self._tidying: set[asyncio.Task[None]] = set()
+
+    async def begin(self, body: dict[str, Any], *, source: str, story: Story) -> Run:
+        """Start a response. Raises `Refused` before any work is done on it."""
+        draft = await self.draft(body, source=source)
+        return await self.make(body, draft, story)
+
+    async def make(
+        self,
+        body: dict[str, Any],
+        draft: Draft,
+        story: Story,
+        *,
+        past: list[Item] | None = None,
+        is_warm_up: bool = False,
+    ) -> Run:
+        """Start a response whose past is known: the draft's, or `past`."""
+        history = draft.recall() if past is None else past
+        try:
+            request = self.read(body, history)
+            if is_warm_up:
+                request = replace(request, params=replace(request.params, max_tokens=1))
+            has_to_wait = self.engine.status.waiting > 0
+            answer = await self._submit(request)
+        except BaseException:
+            draft.abandon()
+            raise
+        stream = ResponseStream(
+            request,
+            id=draft.id,
+            reasoning_format=self._reasoning_format,
+            clock=lambda: draft.created_at,
+        )
+        story.id = draft.id
+        run = Run(
+            stream,
+            answer,
+            draft,
+            request.items,
+            story,
+            history=history,
+            has_to_wait=has_to_wait,
+            is_warm_up=is_warm_up,
+        )
+        self.runs.add(run)
+        if self.store.is_over:
+            self._tidy()
+        return run
+
+    def read(self, body: dict[str, Any], history: list[Item]) -> responses.ResponseRequest:
+        """Make of a body, and of what was said before, what the engine is to do."""
+        return responses.read(
+            body,
+            model=self._model,
+            history=history,
+            defaults=self._defaults,
+            resolve=self.store.item,
+        )
+
+    async def prompt(self, body: dict[str, Any]) -> tuple[Prompt, list[Item], list[Item]]:
+        """What a body comes to without answering it: the prompt, the past and the new items."""
+        with await self.draft(body) as draft:
+            past = draft.recall()
+            request = self.read(body, past)
+            return request.prompt, past, list(request.items)
+
+    async def count(self, prompt: Prompt) -> int:
+        """The number of a prompt's tokens."""
+        return await self.engine.count(prompt)
+
+    async def draft(
+        self, body: dict[str, Any], *, source: str = "", past: list[Item] | None = None
+    ) -> Draft:
+        """Find what a body continues, unless its `past` is known. Raises `NotFound`."""
+        conversation = body.get("conversation") if past is None else None
+        if isinstance(conversation, dict):
+            conversation = conversation.get("id")
+        previous = body.get("previous_response_id") if past is None else None
+        return await self.revived(
+            str(previous or conversation or ""),
+            lambda: self.store.begin(
+                previous_response_id=previous,
+                conversation_id=conversation,
+                is_kept=body.get("store") is not False,
+                source=source,
+            ),
+        )
+
+    async def revived(self, name: str, look: Callable[[], T]) -> T:
+        """Look in memory, and once more after the archive was asked. Raises what `look` does."""
+        try:
+            return look()
+        except NotFound:
+            await asyncio.to_thread(self.store.revive, name)
+            return look()
+
+    async def _submit(self, request: responses.ResponseRequest) -> Answer:
+        """Submit a prompt, without its oldest turns if it does not fit and they may be dropped."""
+        try:
+            return await self._tried(request.prompt, request.params)
+        except ContextLengthExceeded:
+            if not _may_shorten(request):
+                raise
+        error: ContextLengthExceeded | None = None
+        for prompt, num_dropped in shortened(request.prompt):
+            try:
+                answer = await self._tried(prompt, request.params)
+            except ContextLengthExceeded as too_long:
+                error = too_long
+                continue
+            log.info("the prompt did not fit: its %d oldest turns were dropped", num_dropped)
+            return answer
+        raise error or ContextLengthExceeded(
+            "The last turn alone is longer than this model's context window.", param="input"
+        )
+
+    async def _tried(self, prompt: Prompt, params: SamplingParams) -> Answer:
+        try:
+            return await self.engine.submit(prompt, params)
+        except InvalidRequest as error:
+            # What the engine calls messages is the input here.
+            error.param = "input" if error.param == "messages" else error.param
+            raise
+
+    def _tidy(self) -> None:
+        task = asyncio.create_task(asyncio.to_thread(self.store.sweep))
+        self._tidying.add(task)
+        task.add_done_callback(self._tidying.discard)
+
+
+def _may_shorten(request: responses.ResponseRequest) -> bool:
+    """A compaction has given up its oldest turns already: that is what it is for."""
+    return request.can_truncate or any(item["type"] == "compaction" for item in request.items)
+
+
+async def events_of(run: Run, after: int = -1) -> AsyncIterator[bytes]:
+    """A run's events as a client reads them."""
+    async for events in run.follow(after):
+        for event in events:
+            yield named_event(event)
+    yield DONE
+
+
+def page(entries: list[Item], has_more: bool) -> dict[str, Any]:
+    """A list as OpenAI writes it."""
+    return {
+        "object": "list",
+        "data": entries,
+        "first_id": entries[0]["id"] if entries else None,
+        "last_id": entries[-1]["id"] if entries else None,
+        "has_more": has_more,
+    }
+
+
+def _json(value: Any) -> Response:
+    return Response(json_bytes(value), media_type="application/json")
+
+
+Order = Literal["asc", "desc"]
+
+
+def add_routes(router: APIRouter, made: Responses) -> None:
+    """Add the routes under `/v1/responses`."""
+    store, runs = made.store, made.runs
+
+    @router.post("/v1/responses")
+    async def create(body: ResponseRequest, request: Request) -> Response:
+        given = body.given()
+        run = await made.begin(
+            given, source=request.headers.get("user-agent", ""), story=request.state.story
+        )
+        if body.background:
+            if not body.stream:
+                return _json(run.response)
+            return EventStream(events_of(run), lambda: None)
+        if body.stream:
+            return EventStream(events_of(run), run.cancel)
+        try:
+            await unless_gone(request, run.wait())
+        finally:
+            run.cancel()
+        if run.error is not None:
+            raise run.error
+        return _json(run.response)
+
+    @router.post("/v1/responses/input_tokens")
+    async def input_tokens(body: InputRequest) -> dict[str, Any]:
+        prompt, _, _ = await made.prompt(body.given())
+        return {"object": "response.input_tokens", "input_tokens": await made.count(prompt)}
+
+    @router.post("/v1/responses/compact")
+    async def compact(body: CompactRequest) -> Response:
+        prompt, past, items = await made.prompt(body.given())
+        usage = Usage(prompt_tokens=await made.count(prompt))
+        return _json(compaction.compaction_object((*past, *items), usage))
+
+    @router.get("/v1/responses/{response_id}")
+    async def retrieve(
+        response_id: str, stream: bool = False, starting_after: int | None = None
+    ) -> Response:
+        run = runs.get(response_id)
+        if stream:
+            if run is None:
+                await made.revived(response_id, lambda: store.retrieve(response_id))
+                raise InvalidRequest(
+                    "The events of this response are no longer kept; retrieve it without stream.",
+                    param="stream",
+                    code="stream_not_kept",
+                )
+            after = -1 if starting_after is None else starting_after
+            return EventStream(events_of(run, after), lambda: None)
+        if run is not None and not run.is_over:
+            return _json(run.response)
+        return _json(await made.revived(response_id, lambda: store.retrieve(response_id)))
+
+    @router.delete("/v1/responses/{response_id}")
+    async def delete(response_id: str) -> dict[str, Any]:
+        await asyncio.to_thread(store.delete, response_id)
+        runs.forget(response_id)
+        return {"id": response_id, "object": "response", "deleted": True}
+
+    @router.post("/v1/responses/{response_id}/cancel")
+    async def cancel(response_id: str) -> Response:
+        run = runs.get(response_id)
+        if run is not None and not run.is_over:
+            run.cancel()
+            return _json(run.response)
+        return _json(await made.revived(response_id, lambda: store.retrieve(response_id)))
+
+    @router.get("/v1/responses/{response_id}/input_items")
+    async def input_items(
+        response_id: str, order: Order = "desc", after: str | None = None, limit: int = 20
+    ) -> Response:
+        found = await made.revived(
+            response_id,
+            lambda: store.input_items(response_id, order=order, after=after, limit=limit),
+        )
+        return _json(page(found.entries, found.has_more))

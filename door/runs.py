@@ -1,0 +1,150 @@
+"""A run is one response being made: its events so far, kept for whoever reads them, now or later.
+
+A response in the background, a stream that is resumed, and a plain answer are all readings of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Sequence
+
+from door.log import Story
+from parts import Answer, Finish, Part, ServerError, Usage
+from protocol.conversations import Draft
+from protocol.items import Item
+from protocol.response_events import Event, ResponseStream
+
+KEPT_RUNS = 128
+"""Finished runs whose events can still be read again."""
+
+
+class Run:
+    """Feeds an answer's parts to a response's stream, to its end, whoever listens."""
+
+    def __init__(
+        self,
+        stream: ResponseStream,
+        answer: Answer,
+        draft: Draft,
+        items: Sequence[Item],
+        story: Story,
+        *,
+        history: Sequence[Item] = (),
+        has_to_wait: bool = False,
+        is_warm_up: bool = False,
+    ) -> None:
+        """`history` is what was said before `items`. A warm-up gives no output."""
+        self.stream = stream
+        self.answer = answer
+        self.items = list(items)
+        self.history = list(history)
+        self.story = story
+        self.events: list[Event] = []
+        self.error: ServerError | None = None
+        """Why the response failed."""
+        self._draft = draft
+        self._is_warm_up = is_warm_up
+        self._news = asyncio.Event()
+        self._tell(stream.queued() if has_to_wait else stream.opening())
+        draft.show(stream.response, self.items)
+        self._task = asyncio.create_task(self._make())
+
+    @property
+    def id(self) -> str:
+        return self.stream.id
+
+    @property
+    def is_over(self) -> bool:
+        return self.stream.is_over
+
+    def cancel(self) -> None:
+        """Give the response up. Harmless when it is over."""
+        if self.is_over:
+            return
+        self.answer.cancel()
+        self._tell(self.stream.cancel())
+        self._task.cancel()
+        self._remember()
+
+    @property
+    def response(self) -> Event:
+        """The response object as it stands."""
+        return self.stream.response
+
+    async def wait(self) -> None:
+        """Wait until the response is over."""
+        await asyncio.wait([self._task])
+
+    async def follow(self, after: int = -1) -> AsyncIterator[list[Event]]:
+        """The events after the one with number `after`: those that were, then those that come."""
+        num_read = after + 1
+        while True:
+            if news := self.events[num_read:]:
+                num_read += len(news)
+                yield news
+            elif self.is_over:
+                return
+            else:
+                await self._news.wait()
+
+    async def _make(self) -> None:
+        try:
+            async for parts in self.answer:
+                self._hear(parts)
+                if not self._is_warm_up:
+                    self._tell(self.stream.feed(parts))
+            if self._is_warm_up:
+                self._tell(self.stream.warmed(self.story.usage or Usage()))
+        except ServerError as error:
+            self.error = error
+            self._tell(self.stream.fail(error))
+        finally:
+            self.answer.cancel()
+            if self.is_over:
+                self._remember()
+            else:
+                self._draft.abandon()
+
+    def _hear(self, parts: Sequence[Part]) -> None:
+        self.story.heard()
+        if isinstance(parts[-1], Finish):
+            self.story.usage, self.story.finish = parts[-1].usage, parts[-1].reason
+
+    def _tell(self, events: list[Event]) -> None:
+        self.events += events
+        news, self._news = self._news, asyncio.Event()
+        news.set()
+
+    def _remember(self) -> None:
+        self._draft.remember(self.stream.response, self.items)
+
+
+class Runs:
+    """The runs that may still be read: all that go on, and the last that have ended."""
+
+    def __init__(self) -> None:
+        self._runs: OrderedDict[str, Run] = OrderedDict()
+
+    def add(self, run: Run) -> None:
+        """Keep a run; the oldest that are over make room."""
+        self._runs[run.id] = run
+        over = [id for id, run in self._runs.items() if run.is_over]
+        for id in over[: max(0, len(self._runs) - KEPT_RUNS)]:
+            del self._runs[id]
+
+    def get(self, id: str) -> Run | None:
+        """The run of a response, if it is still known."""
+        return self._runs.get(id)
+
+    def forget(self, id: str) -> None:
+        """Let a run go, and give its response up if it is not over."""
+        run = self._runs.pop(id, None)
+        if run is not None:
+            run.cancel()
+
+    def cancel_all(self, when: Callable[[Run], bool] = lambda run: True) -> None:
+        """Give up what is not over."""
+        for run in list(self._runs.values()):
+            if not run.is_over and when(run):
+                run.cancel()

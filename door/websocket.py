@@ -1,0 +1,112 @@
+"""The Responses API over a WebSocket: one turn after another, each told in the same events.
+
+Turns with `store: false` can be continued on the socket that made them, and nowhere else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from typing import Any
+
+from fastapi import APIRouter
+from pydantic import ValidationError
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from door.log import Story
+from door.requests import ResponseRequest
+from door.responses import Responses
+from door.runs import Run
+from parts import InvalidRequest, ServerError
+from protocol import errors, strict_json
+from protocol.items import Item
+from protocol.sse import json_bytes
+
+log = logging.getLogger("mlx_server")
+
+
+class Session:
+    """The turns of one socket."""
+
+    def __init__(self, socket: WebSocket, made: Responses) -> None:
+        self._socket = socket
+        self._made = made
+        self._private: dict[str, list[Item]] = {}
+        """All that was said up to each turn that is kept on this socket only, by response id."""
+
+    async def serve(self) -> None:
+        """Answer frames until the client leaves."""
+        await self._socket.accept()
+        while True:
+            frame = await self._socket.receive()
+            if frame["type"] == "websocket.disconnect":
+                return
+            try:
+                await self._turn(_read(frame))
+            except ServerError as error:
+                envelope = errors.body_of(error)
+                await self._send(_error_frame(errors.status_of(error), envelope))
+            except ValidationError as error:
+                problems = [dict(problem) for problem in error.errors()]
+                await self._send(_error_frame(422, errors.validation_body(problems)))
+
+    async def _turn(self, fields: dict[str, Any]) -> None:
+        given = ResponseRequest.model_validate(fields).given()
+        previous = given.get("previous_response_id")
+        past = self._private.get(previous) if previous else None
+        if past is not None:
+            given["store"] = False
+        try:
+            run = await self._begin(given, past, is_warm_up=fields.get("generate") is False)
+            await self._tell(run)
+        except ServerError:
+            self._private.pop(previous or "", None)
+            raise
+        if run.error is not None:
+            # A turn that failed takes what it continued with it.
+            self._private.pop(previous or "", None)
+        elif given.get("store") is False:
+            self._private[run.id] = [*run.history, *run.items, *run.response["output"]]
+
+    async def _begin(
+        self, given: dict[str, Any], past: list[Item] | None, *, is_warm_up: bool
+    ) -> Run:
+        source = self._socket.headers.get("user-agent", "")
+        draft = await self._made.draft(given, source=source, past=past)
+        return await self._made.make(given, draft, Story(), past=past, is_warm_up=is_warm_up)
+
+    async def _tell(self, run: Run) -> None:
+        """Send a run's events; give it up when the client leaves."""
+        try:
+            async for events in run.follow():
+                for event in events:
+                    await self._send(event)
+        finally:
+            run.cancel()
+            log.info("%s", run.story.line(101, "WEBSOCKET", "/v1/responses"))
+
+    async def _send(self, value: Any) -> None:
+        await self._socket.send_text(json_bytes(value).decode("ascii"))
+
+
+def _read(frame: Any) -> dict[str, Any]:
+    """The request in a frame. Raises `InvalidRequest`."""
+    text = frame.get("text")
+    value = strict_json.loads(frame.get("bytes") or b"" if text is None else text.encode())
+    if not isinstance(value, dict) or value.get("type") != "response.create":
+        raise InvalidRequest("Send objects of type 'response.create'.", param="type")
+    inner = value.get("response")
+    return inner if isinstance(inner, dict) else value
+
+
+def _error_frame(status: int, envelope: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "error", "status": status, "error": envelope["error"]}
+
+
+def add_routes(router: APIRouter, made: Responses) -> None:
+    """Add the socket at `/v1/responses`."""
+
+    @router.websocket("/v1/responses")
+    async def responses(socket: WebSocket) -> None:
+        with contextlib.suppress(WebSocketDisconnect):
+            await Session(socket, made).serve()
