@@ -6,9 +6,9 @@ Nothing here knows HTTP, JSON or MLX, and nothing of ours is imported.
     Prompt                 Reasoning                        ServerError
     ├── Message            Text                             ├── Refused
     │   └── ToolCall       ToolCall, then ToolArguments     │   ├── InvalidRequest
-    └── Tool               Finish                           │   │   └── ContextLengthExceeded
-    SamplingParams         └── Usage                        │   ├── NotFound
-                                                            │   ├── NotReady
+    ├── Tool               Finish                           │   │   └── ContextLengthExceeded
+    └── Constraint         └── Usage                        │   ├── NotFound
+    SamplingParams                                          │   ├── NotReady
                                                             │   ├── QueueFull
                                                             │   └── Unavailable
                                                             └── EngineFailed
@@ -62,6 +62,17 @@ class Tool:
 
 
 @dataclass(frozen=True, slots=True)
+class Constraint:
+    """What the answer's text must look like, enforced token by token."""
+
+    kind: Literal["json", "regex", "choice", "grammar"]
+    value: Any
+    """A JSON schema; a regular expression; a list of texts; a grammar in Lark or GBNF."""
+    param: str = "response_format"
+    """The field of the request that asks for it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Prompt:
     """What the model is to answer, before its chat template has made tokens of it."""
 
@@ -71,6 +82,9 @@ class Prompt:
     """Arguments for the chat template, such as `enable_thinking`."""
     max_tool_calls: int | None = None
     """The most calls that the answer may hold; the answer ends with the last of them."""
+    forced_tools: tuple[str, ...] = ()
+    """When there are any, the answer is calls of these and nothing else."""
+    constraint: Constraint | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +105,8 @@ class SamplingParams:
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     seed: int | None = None
     max_tokens: int = 4096
+    max_reasoning_tokens: int | None = None
+    """Thinking is closed after so many tokens, and the answer follows."""
     stop: tuple[str, ...] = ()
     top_logprobs: int | None = None
     """None: no log-probabilities. k ≥ 0: the chosen token's, and those of the k likeliest."""

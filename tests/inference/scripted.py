@@ -1,0 +1,148 @@
+"""A model that echoes its prompts: who is served when, and what happens when a step fails."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from inference.answer import Answer
+from inference.detokenizer import Detokenizer
+from inference.engine import Engine, LoadedModel
+from inference.parser import Markers, Parser
+from inference.sequence import Sequence
+from parts import Message, ModelCard, Part, Prompt, SamplingParams, TokenLogprob
+from tests.inference.spoken import Folded, folded
+
+END = 1271
+WINDOW = 2000
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of the stepper: which, the how-manieth of its kind, and of whom."""
+
+    name: str
+    count: int
+    numbers: tuple[int, ...]
+    prompts: tuple[tuple[int, ...], ...]
+    num_generated: tuple[int, ...]
+
+
+class Script:
+    """A `Stepper` whose every answer is its own prompt. `on_call` may look, wait or raise."""
+
+    def __init__(
+        self, on_call: Callable[[Call], None] = lambda call: None, *, can_batch: bool = True
+    ) -> None:
+        self.can_batch = can_batch
+        self.calls: list[Call] = []
+        self.rows: list[Sequence] = []
+        self._on_call = on_call
+        self._counts: Counter[str] = Counter()
+
+    def _called(self, name: str, sequences: list[Sequence]) -> None:
+        self._counts[name] += 1
+        call = Call(
+            name,
+            self._counts[name],
+            tuple(s.number for s in sequences),
+            tuple(tuple(s.prompt) for s in sequences),
+            tuple(len(s.generated) for s in sequences),
+        )
+        self.calls.append(call)
+        self._on_call(call)
+
+    def named(self, name: str) -> list[Call]:
+        return [call for call in self.calls if call.name == name]
+
+    def prefill(self, sequence: Sequence, max_tokens: int) -> bool:
+        assert sequence not in self.rows
+        self._called("prefill", [sequence])
+        last = sequence.num_tokens - 1
+        sequence.num_computed = min(sequence.num_computed + max_tokens, last)
+        if sequence.num_computed < last:
+            return False
+        sequence.num_computed += 1
+        self.rows.append(sequence)
+        return True
+
+    def decode(self) -> list[tuple[Sequence, int, TokenLogprob | None]]:
+        self._called("decode", self.rows)
+        step = []
+        for sequence in self.rows:
+            answer = [*sequence.prompt, END]
+            step.append((sequence, answer[len(sequence.generated)], None))
+            sequence.num_computed += 1
+        return step
+
+    def remove(self, leaving: list[Sequence]) -> None:
+        self._called("remove", leaving)
+        self.rows = [s for s in self.rows if s not in leaving]
+
+    def reset(self) -> None:
+        self._called("reset", self.rows)
+        for sequence in self.rows:
+            sequence.num_computed = 0
+        self.rows = []
+
+
+def scripted_model(
+    stepper: Any, tokenizer: Any, make_parser: Callable[[], Parser] | None = None
+) -> LoadedModel:
+    def plain_parser() -> Parser:
+        return Parser(Detokenizer(tokenizer), Markers.of(tokenizer))
+
+    return LoadedModel(
+        card=ModelCard("echo", context_window=WINDOW),
+        runner=stepper,
+        render=lambda prompt: letters(tokenizer, prompt.messages[-1].content),
+        make_parser=lambda tokens, prompt: (make_parser or plain_parser)(),
+        vocab_size=1280,
+        stop_tokens=frozenset({END}),
+    )
+
+
+def letters(tokenizer: Any, text: str) -> list[int]:
+    """One token a letter."""
+    return [t for letter in text for t in tokenizer.encode(letter, add_special_tokens=False)]
+
+
+@asynccontextmanager
+async def running(
+    stepper: Any,
+    tokenizer: Any,
+    *,
+    make_parser: Callable[[], Parser] | None = None,
+    max_batch: int = 32,
+    max_queue: int = 256,
+) -> AsyncIterator[Engine]:
+    engine = Engine(
+        lambda: scripted_model(stepper, tokenizer, make_parser),
+        max_batch=max_batch,
+        max_queue=max_queue,
+    )
+    await engine.start()
+    try:
+        yield engine
+    finally:
+        await engine.stop()
+
+
+async def submit(engine: Engine, text: str, **params: Any) -> Answer:
+    return await engine.submit(Prompt((Message("user", text),)), SamplingParams(**params))
+
+
+async def whole(answer: Answer) -> Folded:
+    parts: list[Part] = []
+    async for some in answer:
+        parts += some
+    return folded(parts)
+
+
+def played(scene: Coroutine[Any, Any, None]) -> None:
+    """Play a scene to its end. What hangs fails: no scene takes more than a few seconds."""
+    asyncio.run(asyncio.wait_for(scene, 5))

@@ -1,0 +1,251 @@
+"""A busy batch answers each of its rows as if it were alone: joins, leaves, cancels, failures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Tokens
+from dataclasses import dataclass, field
+from typing import Any
+
+import mlx.core as mx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mlx_lm.models.cache import make_prompt_cache
+
+from inference.detokenizer import Detokenizer
+from inference.parser import Markers, Parser
+from inference.prefix_cache import PrefixCache
+from inference.runner import Runner
+from inference.sequence import Sequence
+from parts import SamplingParams, TokenLogprob
+
+TEXT = (
+    "Once upon a time there was a little cat who lived in a big house. What is your name? My name "
+    "is Anna. How much is 12 plus 30? The king had three sons, and the youngest went out to see "
+    "the sea. Tell me a story about a dog and a bird. I like apples, pears and plums."
+)
+
+
+@dataclass
+class Guest:
+    """Someone who comes to the batch at one step and may leave at another."""
+
+    prompt: tuple[int, ...]
+    params: SamplingParams
+    comes: int = 0
+    leaves: int | None = None
+    logprobs: list[TokenLogprob] = field(default_factory=list, compare=False)
+
+
+def make_runner(model: Any, tokenizer: Any, *, num_bytes: int = 2**28, vocab: int = 1280) -> Runner:
+    return Runner(model, tokenizer, vocab_size=vocab, prefix_cache=PrefixCache(num_bytes))
+
+
+def make_sequence(tokenizer: Any, guest: Guest) -> Sequence:
+    parser = Parser(Detokenizer(tokenizer), Markers())
+    return Sequence(guest.prompt, guest.params, parser)
+
+
+def answers(
+    runner: Runner, tokenizer: Any, guests: Tokens[Guest], *, chunk: int = 64, fails_at: int = -1
+) -> list[list[int]]:
+    """Serve all guests, as the engine does, and give each one's tokens."""
+    sequences = [make_sequence(tokenizer, guest) for guest in guests]
+    waiting, running = list(zip(guests, sequences, strict=True)), list[Sequence]()
+    step = 0
+    while waiting or running:
+        leaving = [s for g, s in zip(guests, sequences, strict=True) if g.leaves == step]
+        runner.remove(leaving)
+        running = [s for s in running if s not in leaving]
+        waiting = [(g, s) for g, s in waiting if s not in leaving]
+        here = [s for g, s in waiting if g.comes <= step]
+        if here and runner.prefill(here[0], chunk):
+            running.append(here[0])
+            waiting = [(g, s) for g, s in waiting if s is not here[0]]
+        step += 1
+        if step == fails_at:
+            runner.reset()
+            by_sequence = dict(zip(map(id, sequences), guests, strict=True))
+            waiting = [(by_sequence[id(s)], s) for s in running] + waiting
+            running = []
+            continue
+        for sequence, token, logprob in runner.decode():
+            sequence.append(token)
+            if logprob is not None:
+                guests[sequences.index(sequence)].logprobs.append(logprob)
+        over = [s for s in running if s.is_finished]
+        runner.remove(over)
+        running = [s for s in running if s not in over]
+    return [s.generated for s in sequences]
+
+
+@pytest.fixture(scope="module")
+def words(tokenizer: Any) -> list[int]:
+    return list(tokenizer.encode(TEXT, add_special_tokens=False))
+
+
+def solo(model: Any, tokenizer: Any, guest: Guest) -> list[int]:
+    """The answer to a guest who is alone with a fresh runner, computed once."""
+    key = (id(model), guest.prompt, repr(guest.params))
+    if key not in _solo:
+        alone = Guest(guest.prompt, guest.params)
+        _solo[key] = answers(make_runner(model, tokenizer), tokenizer, [alone])[0]
+    return _solo[key]
+
+
+_solo: dict[Any, list[int]] = {}
+
+
+def assert_as_alone(
+    model: Any, tokenizer: Any, guests: Tokens[Guest], found: list[list[int]]
+) -> None:
+    for guest, tokens in zip(guests, found, strict=True):
+        alone = solo(model, tokenizer, guest)
+        assert tokens == alone[: len(tokens)]
+        assert len(tokens) == len(alone) or guest.leaves is not None
+
+
+def guests_of(
+    words: list[int], params: st.SearchStrategy[SamplingParams]
+) -> st.SearchStrategy[Any]:
+    prompts = st.builds(
+        lambda start, length: tuple(words[start : start + length]),
+        st.sampled_from([0, 0, 0, 7, 20]),
+        st.sampled_from([1, 2, 5, 17, 30, 60]),
+    )
+    guest = st.builds(
+        Guest,
+        prompts,
+        params,
+        comes=st.integers(0, 12),
+        leaves=st.none() | st.none() | st.integers(0, 14),
+    )
+    return st.lists(guest, min_size=2, max_size=5)
+
+
+GREEDY = st.builds(SamplingParams, temperature=st.just(0.0), max_tokens=st.integers(1, 10))
+SEEDED = st.builds(
+    SamplingParams,
+    temperature=st.just(0.8),
+    top_p=st.sampled_from([0.9, 1.0]),
+    top_k=st.sampled_from([0, 20]),
+    seed=st.integers(0, 3),
+    repetition_penalty=st.sampled_from([1.0, 1.2]),
+    presence_penalty=st.sampled_from([0.0, 0.5]),
+    frequency_penalty=st.sampled_from([0.0, 0.3]),
+    max_tokens=st.integers(1, 10),
+)
+
+
+@settings(deadline=None, max_examples=30, derandomize=True)
+@given(st.data(), st.sampled_from([3, 16, 64]))
+def test_greedy_answers_do_not_depend_on_who_else_is_there(
+    model: Any, tokenizer: Any, words: list[int], data: st.DataObject, chunk: int
+) -> None:
+    guests = data.draw(guests_of(words, GREEDY))
+    found = answers(make_runner(model, tokenizer), tokenizer, guests, chunk=chunk)
+    assert_as_alone(model, tokenizer, guests, found)
+
+
+@settings(deadline=None, max_examples=25, derandomize=True)
+@given(st.data(), st.integers(1, 14))
+def test_seeded_answers_are_the_same_in_company_and_after_a_failed_step(
+    model: Any, tokenizer: Any, words: list[int], data: st.DataObject, fails_at: int
+) -> None:
+    guests = data.draw(guests_of(words, SEEDED))
+    found = answers(make_runner(model, tokenizer), tokenizer, guests, fails_at=fails_at)
+    assert_as_alone(model, tokenizer, guests, found)
+
+
+def greedy(prompt: Tokens[int], max_tokens: int = 12, **rest: Any) -> Guest:
+    return Guest(tuple(prompt), SamplingParams(temperature=0.0, max_tokens=max_tokens), **rest)
+
+
+def test_a_prompt_seen_before_is_not_computed_again_and_answered_the_same(
+    model: Any, tokenizer: Any, words: list[int]
+) -> None:
+    runner = make_runner(model, tokenizer)
+    guest = greedy(words[:50])
+    first = answers(runner, tokenizer, [guest])
+    sequence = make_sequence(tokenizer, guest)
+    runner.prefill(sequence, 1000)
+    assert sequence.num_cached == 49
+    runner.remove([sequence])
+    assert answers(runner, tokenizer, [guest]) == first
+
+
+def test_a_conversation_goes_on_from_the_answer_before(
+    model: Any, tokenizer: Any, words: list[int]
+) -> None:
+    runner = make_runner(model, tokenizer)
+    first = greedy(words[:40])
+    said = answers(runner, tokenizer, [first, greedy(words[5:25])])[0]
+    second = greedy([*words[:40], *said, *words[60:70]])
+    sequence = make_sequence(tokenizer, second)
+    runner.prefill(sequence, 1000)
+    assert sequence.num_cached >= 40 + len(said) - 1
+    runner.remove([sequence])
+    assert answers(runner, tokenizer, [second])[0] == solo(model, tokenizer, second)
+
+
+@pytest.mark.parametrize("num_guests", [1, 2, 3])
+def test_what_a_finished_sequence_leaves_behind_holds_its_tokens_and_no_more(
+    model: Any, tokenizer: Any, words: list[int], num_guests: int
+) -> None:
+    runner = make_runner(model, tokenizer)
+    guests = [greedy(words[i : i + 30 + i], max_tokens=6 + i) for i in range(num_guests)]
+    found = answers(runner, tokenizer, guests)
+    for guest, said in zip(guests, found, strict=True):
+        tokens = [*guest.prompt, *said]
+        cache, length = runner.prefix_cache.match([*tokens, 0])
+        assert cache is not None
+        assert len(tokens) - 1 <= length <= len(tokens)
+        fresh = make_prompt_cache(model)
+        model(mx.array([tokens[:length]]), cache=fresh)
+        for mine, its in zip(fresh, cache, strict=True):
+            assert its.offset == mine.offset == length
+            difference = mine.keys[..., :length, :] - its.keys[..., :length, :]
+            assert mx.abs(difference).max().item() < 1e-3
+
+
+def test_after_a_failed_step_cached_tokens_are_still_those_found_at_the_start(
+    model: Any, tokenizer: Any, words: list[int]
+) -> None:
+    runner = make_runner(model, tokenizer)
+    sequence = make_sequence(tokenizer, greedy(words[:40]))
+    assert runner.prefill(sequence, 1000)
+    runner.reset()
+    sequence.num_faults += 1
+    assert runner.prefill(sequence, 1000)
+    assert sequence.num_cached == 0
+
+
+def test_logprobs_are_given_to_those_who_asked(
+    model: Any, tokenizer: Any, words: list[int]
+) -> None:
+    params = SamplingParams(temperature=0.0, max_tokens=6, top_logprobs=3)
+    asking, silent = Guest(tuple(words[:20]), params), greedy(words[:30], max_tokens=8)
+    late = Guest(tuple(words[:25]), params, comes=3)
+    found = answers(make_runner(model, tokenizer), tokenizer, [asking, silent, late])
+    assert not silent.logprobs
+    for guest, tokens in ((asking, found[0]), (late, found[2])):
+        assert len(guest.logprobs) == len(tokens) == 6
+        logits = model(mx.array([[*guest.prompt, *tokens[:-1]]]))[0, len(guest.prompt) - 1 :]
+        exact = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+        for i, (token, entry) in enumerate(zip(tokens, guest.logprobs, strict=True)):
+            assert entry.logprob == pytest.approx(exact[i, token].item(), abs=1e-3)
+            assert len(entry.top) == 3
+            assert entry.top[0].logprob == entry.logprob
+
+
+@pytest.mark.parametrize("is_alone", [True, False])
+def test_no_step_is_begun_when_all_end_with_the_one_under_way(
+    model: Any, tokenizer: Any, words: list[int], is_alone: bool
+) -> None:
+    runner = make_runner(model, tokenizer)
+    guests = [greedy(words[:20], max_tokens=1)] * (1 if is_alone else 2)
+    sequences = [make_sequence(tokenizer, guest) for guest in guests]
+    for sequence in sequences:
+        runner.prefill(sequence, 1000)
+    assert len(runner.decode()) == len(guests)
+    assert [s.num_computed for s in sequences] == [20] * len(guests)

@@ -1,0 +1,576 @@
+"""Everybody is served in turn, is told the truth, and is not harmed by another's failure."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import threading
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from inference.detokenizer import Detokenizer
+from inference.engine import Engine
+from inference.parser import Markers, Parser
+from parts import (
+    ContextLengthExceeded,
+    EngineFailed,
+    InvalidRequest,
+    Part,
+    QueueFull,
+    Unavailable,
+    Usage,
+)
+from tests.conftest import ROOT
+from tests.inference.scripted import (
+    WINDOW,
+    Call,
+    Script,
+    letters,
+    played,
+    running,
+    scripted_model,
+    submit,
+    whole,
+)
+from tests.inference.spoken import Folded
+
+TEXTS = ["abc", "once upon a time", "x", "hello there", "1 2 3 4 5"]
+
+
+class Broken(Exception):
+    """What a stepper raises here."""
+
+
+class Pause:
+    """Holds the GPU thread at a call, until the test lets it go on."""
+
+    def __init__(self, name: str, count: int = 1) -> None:
+        self._at = (name, count)
+        self._reached, self._go = threading.Event(), threading.Event()
+
+    def __call__(self, call: Call) -> None:
+        if (call.name, call.count) == self._at:
+            self._reached.set()
+            assert self._go.wait(30)
+
+    async def reached(self) -> None:
+        assert await asyncio.to_thread(self._reached.wait, 30)
+
+    def go_on(self) -> None:
+        self._go.set()
+
+
+async def outcomes(engine: Engine, texts: list[str]) -> list[Folded | BaseException]:
+    answers = [await submit(engine, text) for text in texts]
+    return await asyncio.gather(*map(whole, answers), return_exceptions=True)
+
+
+def text_of(outcome: Folded | BaseException) -> str:
+    assert isinstance(outcome, Folded), outcome
+    return outcome.text
+
+
+# Serving
+
+
+@settings(deadline=None, max_examples=20)
+@given(
+    st.lists(st.text("abc 123", min_size=1, max_size=40), min_size=1, max_size=8),
+    st.integers(1, 4),
+    st.booleans(),
+)
+def test_every_prompt_gets_its_own_answer_first_come_first_served(
+    tokenizer: Any, texts: list[str], max_batch: int, can_batch: bool
+) -> None:
+    script = Script(can_batch=can_batch)
+
+    async def scene() -> None:
+        async with running(script, tokenizer, max_batch=max_batch) as engine:
+            found = await outcomes(engine, texts)
+        assert [text_of(o) for o in found] == texts
+
+    played(scene())
+    begun = list(dict.fromkeys(call.numbers[0] for call in script.named("prefill")))
+    assert begun == sorted(begun)
+    most = max_batch if can_batch else 1
+    assert all(len(call.numbers) <= most for call in script.named("decode"))
+
+
+def test_sequences_decode_together(tokenizer: Any) -> None:
+    pause = Pause("decode")
+    script = Script(pause)
+
+    async def scene() -> None:
+        async with running(script, tokenizer) as engine:
+            answers = [await submit(engine, "a" * 50) for _ in range(4)]
+            pause.go_on()
+            await asyncio.gather(*map(whole, answers))
+
+    played(scene())
+    assert max(len(call.numbers) for call in script.named("decode")) == 4
+
+
+def test_usage_counts_the_prompt_and_the_answer_with_its_end(tokenizer: Any) -> None:
+    async def scene() -> None:
+        async with running(Script(), tokenizer) as engine:
+            found = await whole(await submit(engine, "hello"))
+        assert found.finish is not None
+        assert found.finish.usage == Usage(prompt_tokens=5, completion_tokens=6)
+
+    played(scene())
+
+
+def test_a_long_prompt_does_not_keep_the_others_from_their_tokens(
+    tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("inference.scheduler.Pace.LARGEST", 64)
+    pause = Pause("decode", 2)
+    script = Script(pause)
+
+    async def scene() -> None:
+        async with running(script, tokenizer) as engine:
+            chatting = await submit(engine, "b" * 400)
+            await pause.reached()
+            await submit(engine, "a" * 1500)
+            pause.go_on()
+            await whole(chatting)
+
+    played(scene())
+    long = next(c.numbers[0] for c in script.named("prefill") if len(c.prompts[0]) == 1500)
+    names = [
+        "chunk" if call.name == "prefill" else "token"
+        for call in script.calls
+        if (call.name == "prefill" and call.numbers == (long,)) or call.name == "decode"
+    ]
+    first, last = names.index("chunk"), len(names) - names[::-1].index("chunk")
+    chunks = names[first:last]
+    assert chunks.count("chunk") == 24
+    assert "chunk chunk" not in " ".join(chunks)
+
+
+def test_an_answer_that_ended_before_its_parts_were_delivered_is_delivered_whole(
+    tokenizer: Any,
+) -> None:
+    pause, is_over = Pause("prefill"), threading.Event()
+
+    def on_call(call: Call) -> None:
+        pause(call)
+        if call.name == "remove":
+            is_over.set()
+
+    async def scene() -> None:
+        async with running(Script(on_call), tokenizer) as engine:
+            answer = await submit(engine, "a quick answer")
+            await pause.reached()
+            pause.go_on()
+            # The event loop is busy with something else until the GPU thread has gone far ahead.
+            assert is_over.wait(30)
+            found = await asyncio.wait_for(whole(answer), 10)
+        assert found.text == "a quick answer"
+        assert found.finish is not None
+
+    played(scene())
+
+
+def test_the_event_loop_goes_on_while_a_step_takes_long(tokenizer: Any) -> None:
+    pause = Pause("decode", 2)
+
+    async def scene() -> None:
+        async with running(Script(pause), tokenizer, max_batch=1, max_queue=1) as engine:
+            first = await submit(engine, "hello")
+            await pause.reached()
+            second = await submit(engine, "world")
+            status = engine.status
+            assert (status.phase, status.running, status.waiting) == ("ready", 1, 1)
+            with pytest.raises(QueueFull, match="1 requests are waiting"):
+                await submit(engine, "one too many")
+            pause.go_on()
+            assert ((await whole(first)).text, (await whole(second)).text) == ("hello", "world")
+            assert (engine.status.running, engine.status.waiting) == (0, 0)
+
+    played(scene())
+
+
+def test_other_work_gets_the_gpu_between_bursts(
+    tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("inference.engine.BURST_S", 0.0)
+    pause = Pause("decode", 2)
+    script = Script(pause)
+
+    async def scene() -> None:
+        async def other_work() -> int:
+            async with engine.lock:
+                assert engine.status.running == 1
+                return len(script.named("decode"))
+
+        async with running(script, tokenizer) as engine:
+            answer = await submit(engine, "a" * 50)
+            await pause.reached()
+            working = asyncio.create_task(other_work())
+            await asyncio.sleep(0)
+            pause.go_on()
+            assert await working == 2
+            assert (await whole(answer)).text == "a" * 50
+
+    played(scene())
+
+
+# Refusing
+
+
+def test_a_prompt_longer_than_the_context_is_refused_with_both_numbers(tokenizer: Any) -> None:
+    async def scene() -> None:
+        async with running(Script(), tokenizer) as engine:
+            with pytest.raises(ContextLengthExceeded) as caught:
+                await submit(engine, "a" * 2001)
+            assert "2000" in caught.value.message
+            assert "2001" in caught.value.message
+            assert caught.value.code == "context_length_exceeded"
+            with pytest.raises(ContextLengthExceeded):
+                await submit(engine, "a" * WINDOW)
+
+    played(scene())
+
+
+def test_an_answer_ends_where_the_context_ends(tokenizer: Any) -> None:
+    async def scene() -> None:
+        async with running(Script(), tokenizer) as engine:
+            found = await whole(await submit(engine, "a" * (WINDOW - 3), max_tokens=100))
+        assert found.finish is not None
+        assert (found.text, found.finish.reason) == ("aaa", "length")
+
+    played(scene())
+
+
+@pytest.mark.parametrize("token", [-1, 1280, 9_999_999])
+def test_a_bias_for_a_token_that_does_not_exist_is_refused(tokenizer: Any, token: int) -> None:
+    async def scene() -> None:
+        async with running(Script(), tokenizer) as engine:
+            with pytest.raises(InvalidRequest, match="0 to 1279") as caught:
+                await submit(engine, "a", logit_bias={0: 1.0, token: 5.0})
+            assert caught.value.param == "logit_bias"
+
+    played(scene())
+
+
+def test_a_prompt_without_tokens_is_refused(tokenizer: Any) -> None:
+    async def scene() -> None:
+        async with running(Script(), tokenizer) as engine:
+            with pytest.raises(InvalidRequest, match="empty"):
+                await submit(engine, "")
+
+    played(scene())
+
+
+def test_nothing_is_taken_while_the_model_is_loading(tokenizer: Any) -> None:
+    may_load = threading.Event()
+
+    async def scene() -> None:
+        def load() -> Any:
+            assert may_load.wait(30)
+            return scripted_model(Script(), tokenizer)
+
+        engine = Engine(load)
+        starting = asyncio.create_task(engine.start())
+        await asyncio.sleep(0)
+        assert engine.status.phase == "loading"
+        with pytest.raises(Unavailable) as caught:
+            await submit(engine, "a")
+        assert caught.value.code == "loading"
+        may_load.set()
+        await starting
+        assert engine.status.phase == "ready"
+        assert engine.status.model is not None
+        await engine.stop()
+
+    played(scene())
+
+
+@pytest.mark.parametrize("error", [Unavailable("No such model."), KeyError("config")])
+def test_a_model_that_cannot_be_loaded_makes_the_engine_unavailable(error: Exception) -> None:
+    def load() -> Any:
+        raise error
+
+    async def scene() -> None:
+        engine = Engine(load)
+        with pytest.raises(Unavailable):
+            await engine.start()
+        assert engine.status.phase == "failed"
+        assert engine.status.reason
+        with pytest.raises(Unavailable):
+            await submit(engine, "a")
+        await engine.stop()
+
+    played(scene())
+
+
+# Cancelling
+
+
+def during(
+    name: str, count: int, act: Callable[[], Awaitable[None]], loop: asyncio.AbstractEventLoop
+) -> Callable[[Call], None]:
+    """Do something on the event loop while the GPU thread is in a certain call."""
+
+    async def acting() -> None:
+        await act()
+
+    def on_call(call: Call) -> None:
+        if (call.name, call.count) == (name, count):
+            asyncio.run_coroutine_threadsafe(acting(), loop).result(30)
+
+    return on_call
+
+
+@pytest.mark.parametrize(
+    ("moment", "count", "text"), [("prefill", 2, "a" * 1800), ("decode", 3, "a" * 40)]
+)
+def test_a_cancelled_sequence_is_gone_with_the_next_step(
+    tokenizer: Any, moment: str, count: int, text: str
+) -> None:
+    async def scene() -> None:
+        answers: list[Any] = []
+
+        async def cancel() -> None:
+            answers[0].cancel()
+
+        script = Script(during(moment, count, cancel, asyncio.get_running_loop()))
+        async with running(script, tokenizer) as engine:
+            answers.append(await submit(engine, text))
+            await whole(answers[0])
+            found = await whole(await submit(engine, "next"))
+            assert found.text == "next"
+            assert (engine.status.running, engine.status.waiting) == (0, 0)
+        number = script.calls[0].numbers[0]
+        at = next(i for i, c in enumerate(script.calls) if (c.name, c.count) == (moment, count))
+        later = [call.name for call in script.calls[at + 1 :] if number in call.numbers]
+        assert later in (["remove"], ["decode", "remove"])
+        assert later == ["remove"] or moment == "prefill"
+
+    played(scene())
+
+
+def test_a_cancelled_sequence_that_waits_never_runs(tokenizer: Any) -> None:
+    pause = Pause("decode")
+    script = Script(pause)
+
+    async def scene() -> None:
+        async with running(script, tokenizer, max_batch=1) as engine:
+            first = await submit(engine, "first")
+            await pause.reached()
+            second, third = await submit(engine, "second"), await submit(engine, "third")
+            second.cancel()
+            pause.go_on()
+            assert (await whole(first)).text == "first"
+            assert (await whole(third)).text == "third"
+            assert await whole(second) == Folded()
+        assert tuple(letters(tokenizer, "second")) not in {
+            prompt for call in script.named("prefill") for prompt in call.prompts
+        }
+
+    played(scene())
+
+
+def test_whoever_reads_a_cancelled_answer_is_let_go(tokenizer: Any) -> None:
+    pause = Pause("prefill")
+
+    async def scene() -> None:
+        async with running(Script(pause), tokenizer) as engine:
+            answer = await submit(engine, "hello")
+            reading = asyncio.create_task(whole(answer))
+            await pause.reached()
+            answer.cancel()
+            assert await asyncio.wait_for(reading, 10) == Folded()
+            pause.go_on()
+
+    played(scene())
+
+
+def test_cancelling_what_has_ended_does_nothing(tokenizer: Any) -> None:
+    async def scene() -> None:
+        async with running(Script(), tokenizer) as engine:
+            answer = await submit(engine, "a")
+            await whole(answer)
+            answer.cancel()
+            answer.cancel()
+            assert (await whole(await submit(engine, "b"))).text == "b"
+
+    played(scene())
+
+
+# Failing
+
+
+def failing_at(name: str, count: int) -> Callable[[Call], None]:
+    def on_call(call: Call) -> None:
+        if (call.name, call.count) == (name, count):
+            raise Broken
+
+    return on_call
+
+
+@pytest.mark.parametrize("count", range(1, 12))
+@pytest.mark.parametrize("name", ["decode", "remove"])
+def test_a_step_that_fails_once_harms_nobody(tokenizer: Any, name: str, count: int) -> None:
+    async def scene() -> None:
+        async with running(Script(failing_at(name, count)), tokenizer, max_batch=3) as engine:
+            found = await outcomes(engine, TEXTS)
+            assert [text_of(o) for o in found] == TEXTS
+            assert engine.status.phase == "ready"
+            assert (engine.status.running, engine.status.waiting) == (0, 0)
+
+    played(scene())
+
+
+@pytest.mark.parametrize("count", range(1, 6))
+def test_a_prompt_that_fails_fails_alone(tokenizer: Any, count: int) -> None:
+    async def scene() -> None:
+        async with running(Script(failing_at("prefill", count)), tokenizer) as engine:
+            found = await outcomes(engine, TEXTS)
+            assert isinstance(found[count - 1], EngineFailed)
+            for outcome, text in zip(found, TEXTS, strict=True):
+                assert isinstance(outcome, EngineFailed) or text_of(outcome) == text
+            assert sum(isinstance(o, EngineFailed) for o in found) == 1
+            assert (await whole(await submit(engine, "again"))).text == "again"
+
+    played(scene())
+
+
+@pytest.mark.parametrize("culprit", range(len(TEXTS)))
+@pytest.mark.parametrize("num_generated", [0, 1, 3])
+def test_whoever_makes_every_step_fail_fails_alone(
+    tokenizer: Any, culprit: int, num_generated: int
+) -> None:
+    poison = TEXTS[culprit] + "!!!"
+    texts = [*TEXTS[:culprit], poison, *TEXTS[culprit + 1 :]]
+
+    def on_call(call: Call) -> None:
+        mine = tuple(letters(tokenizer, poison))
+        for prompt, number in zip(call.prompts, call.num_generated, strict=True):
+            if call.name == "decode" and prompt == mine and number >= num_generated:
+                raise Broken
+
+    async def scene() -> None:
+        async with running(Script(on_call), tokenizer) as engine:
+            found = await outcomes(engine, texts)
+            assert isinstance(found.pop(culprit), EngineFailed)
+            assert [text_of(o) for o in found] == [t for t in texts if t != poison]
+            assert engine.status.phase == "ready"
+
+    played(scene())
+
+
+@pytest.mark.parametrize("is_reset_broken", [False, True])
+def test_when_every_step_fails_everybody_is_told(tokenizer: Any, is_reset_broken: bool) -> None:
+    pause = Pause("decode")
+
+    def on_call(call: Call) -> None:
+        pause(call)
+        if call.name == "decode" or (call.name == "reset" and is_reset_broken):
+            raise Broken
+
+    async def scene() -> None:
+        async with running(Script(on_call), tokenizer, max_batch=2) as engine:
+            answers = [await submit(engine, text) for text in TEXTS]
+            pause.go_on()
+            found = await asyncio.gather(*map(whole, answers), return_exceptions=True)
+            assert all(isinstance(outcome, EngineFailed) for outcome in found)
+            assert engine.status.phase == "failed"
+            assert engine.status.reason
+            assert (engine.status.running, engine.status.waiting) == (0, 0)
+            with pytest.raises(Unavailable):
+                await submit(engine, "too late")
+
+    played(scene())
+
+
+def test_an_answer_that_cannot_be_understood_fails_alone(tokenizer: Any) -> None:
+    class Stumbling(Parser):
+        def add(self, token: int) -> list[Part]:
+            if tokenizer.decode([token]) == "!":
+                raise Broken
+            return super().add(token)
+
+    def make_parser() -> Parser:
+        return Stumbling(Detokenizer(tokenizer), Markers())
+
+    async def scene() -> None:
+        async with running(Script(), tokenizer, make_parser=make_parser) as engine:
+            found = await outcomes(engine, ["abc", "a!c", "def"])
+            assert isinstance(found.pop(1), EngineFailed)
+            assert [text_of(o) for o in found] == ["abc", "def"]
+
+    played(scene())
+
+
+# Stopping
+
+
+def test_stopping_tells_those_who_wait_and_takes_nobody_new(tokenizer: Any) -> None:
+    pause = Pause("decode", 2)
+
+    async def scene() -> None:
+        async with running(Script(pause), tokenizer, max_batch=1) as engine:
+            reading = [
+                asyncio.create_task(whole(await submit(engine, text))) for text in ("one", "two")
+            ]
+            await pause.reached()
+            stopping = asyncio.create_task(engine.stop())
+            await asyncio.sleep(0)
+            with pytest.raises(Unavailable) as caught:
+                await submit(engine, "three")
+            assert caught.value.code == "shutting_down"
+            await stopping
+            pause.go_on()
+            found = await asyncio.gather(*reading, return_exceptions=True)
+            assert all(isinstance(outcome, Unavailable) for outcome in found)
+
+    played(scene())
+
+
+def test_draining_lets_those_who_were_taken_finish(tokenizer: Any) -> None:
+    async def scene() -> None:
+        async with running(Script(), tokenizer, max_batch=1) as engine:
+            answers = [await submit(engine, text) for text in TEXTS]
+            reading = [asyncio.create_task(whole(answer)) for answer in answers]
+            await engine.stop(drain=30)
+            assert [(await r).text for r in reading] == TEXTS
+
+    played(scene())
+
+
+def test_an_engine_stopped_while_it_loads_steps_no_more(tokenizer: Any) -> None:
+    may_load = threading.Event()
+
+    async def scene() -> None:
+        def load() -> Any:
+            assert may_load.wait(30)
+            return scripted_model(Script(), tokenizer)
+
+        engine = Engine(load)
+        starting = asyncio.create_task(engine.start())
+        await asyncio.sleep(0)
+        await engine.stop()
+        may_load.set()
+        await starting
+        assert engine.status.phase == "draining"
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    asyncio.run(scene())
+
+
+# What it is made of
+
+
+def test_importing_the_engine_does_not_import_mlx() -> None:
+    code = "import sys, inference.engine; print([m for m in sys.modules if m.startswith('mlx')])"
+    found = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert found.stdout.strip() == "[]"

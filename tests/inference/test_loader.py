@@ -1,0 +1,123 @@
+"""Loading gives a model that can be stepped, or one sentence that says why not."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from inference.loader import LoadOptions, load
+from parts import Message, Prompt, Unavailable
+from tests.conftest import DEMO, ROOT
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for path in DEMO.iterdir():
+        shutil.copy(path, tmp_path / path.name)
+    return tmp_path
+
+
+def edit(path: Path, change: Callable[[Any], None]) -> None:
+    content = json.loads(path.read_text(encoding="utf-8"))
+    change(content)
+    path.write_text(json.dumps(content), encoding="utf-8")
+
+
+def options(folder: Path, **rest: Any) -> LoadOptions:
+    return LoadOptions(folder=folder, name="demo", **rest)
+
+
+def test_the_demo_model_is_loaded_with_what_is_known_about_it() -> None:
+    model = load(options(DEMO))
+    assert model.card.context_window == 2048
+    assert (model.card.thinking, model.card.tools) == (True, True)
+    assert model.card.num_bytes == (DEMO / "model.safetensors").stat().st_size
+    assert model.vocab_size == 1280
+    assert 1271 in model.stop_tokens
+    assert model.runner.can_batch
+    assert model.render(Prompt((Message("user", "hi"),)))
+
+
+def test_the_context_can_be_set() -> None:
+    assert load(options(DEMO, context_window=512)).card.context_window == 512
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"model_type": "no_such_model"}, "does not know the model type"),
+        ({"hidden_size": 96}, "do not fit its config.json"),
+        ({"num_hidden_layers": 7}, "do not fit its config.json"),
+        ({"model_file": "model.py"}, "--trust-remote-code"),
+        ({"hidden_size": "many"}, ""),
+        ({"num_attention_heads": 0}, ""),
+    ],
+)
+def test_a_config_that_does_not_fit_is_refused_in_a_sentence(
+    folder: Path, change: dict[str, Any], said: str
+) -> None:
+    edit(folder / "config.json", lambda config: config.update(change))
+    with pytest.raises(Unavailable) as caught:
+        load(options(folder))
+    assert said in caught.value.message
+    assert str(folder) in caught.value.message
+    assert "\n" not in caught.value.message
+
+
+def test_a_broken_tokenizer_is_refused_in_a_sentence(folder: Path) -> None:
+    (folder / "tokenizer.json").write_text("{")
+    with pytest.raises(Unavailable) as caught:
+        load(options(folder))
+    assert "\n" not in caught.value.message
+
+
+def test_a_missing_adapter_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(Unavailable, match="adapter"):
+        load(options(DEMO, adapter_path=str(tmp_path / "nowhere")))
+
+
+def test_a_token_behind_a_gap_in_the_vocabulary_can_be_sampled(folder: Path) -> None:
+    """There are fewer tokens then than the last one's number says."""
+
+    def leave_a_gap(content: Any) -> None:
+        model, added = content["model"], content["added_tokens"]
+        model["vocab"].update({token["content"]: token["id"] for token in added})
+        last = next(text for text, number in model["vocab"].items() if number == 1268)
+        del model["vocab"][last]
+        model["merges"] = [m for m in model["merges"] if "".join(m).replace(" ", "") != last]
+
+    edit(folder / "tokenizer.json", leave_a_gap)
+    assert load(options(folder)).vocab_size == 1280
+
+
+def test_the_fingerprint_changes_with_what_decides_the_answer(folder: Path) -> None:
+    first = load(options(DEMO)).card.fingerprint
+    assert first == load(options(folder)).card.fingerprint
+    assert first != load(options(DEMO, template_args={"a": 1})).card.fingerprint
+
+
+LIMIT = """
+import resource, sys
+from pathlib import Path
+from inference.loader import LoadOptions, load
+set_to = []
+sys.addaudithook(lambda name, args: set_to.append(args) if name == "resource.setrlimit" else None)
+before = resource.getrlimit(resource.RLIMIT_NOFILE)
+load(LoadOptions(folder=Path("demo/model"), name="demo"))
+print(before == resource.getrlimit(resource.RLIMIT_NOFILE), set_to)
+"""
+
+
+def test_the_limit_on_open_files_is_left_alone() -> None:
+    """Lowered and raised again will not do: nobody but root may raise it."""
+    found = subprocess.run(
+        [sys.executable, "-c", LIMIT], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert found.stdout.split() == ["True", "[]"]

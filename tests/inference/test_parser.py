@@ -1,0 +1,309 @@
+"""Where thinking ends and a tool call begins; and nothing that the model said is dropped."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from inference.detokenizer import Detokenizer
+from inference.parser import Markers, Parser, ToolParser
+from parts import Part, Reasoning, Text, Tool, ToolCall
+from tests.inference.spoken import (
+    WEATHER,
+    Folded,
+    as_prose,
+    as_tokens,
+    folded,
+    spelled,
+    without_space,
+)
+
+THINK, END_THINK, CALL, END_CALL = "<think>", "</think>", "<tool_call>", "</tool_call>"
+PARIS = '{"name": "weather", "arguments": {"city": "Paris"}}'
+
+
+def make_parser(
+    tokenizer: Any,
+    *,
+    is_thinking: bool = False,
+    tools: Sequence[Tool] = (),
+    is_spelled: bool = False,
+    tool_parser: ToolParser | None = None,
+) -> Parser:
+    markers = Markers.of(tokenizer)
+    return Parser(
+        Detokenizer(tokenizer),
+        spelled(markers) if is_spelled else markers,
+        is_thinking=is_thinking,
+        tools=tools,
+        tool_parser=tool_parser or tokenizer.tool_parser,
+    )
+
+
+def parsed(parser: Parser, tokens: Sequence[int]) -> Folded:
+    parts: list[Part] = [part for token in tokens for part in parser.add(token)]
+    return folded([*parts, *parser.flush()])
+
+
+# Thinking
+
+
+@pytest.mark.parametrize("is_spelled", [False, True])
+def test_a_think_block_at_the_start_is_reasoning(tokenizer: Any, is_spelled: bool) -> None:
+    tokens = as_tokens(tokenizer, [THINK, "\nHmm, well.\n", END_THINK, "\n\nHello!"])
+    found = parsed(make_parser(tokenizer, is_spelled=is_spelled), tokens)
+    assert (found.reasoning, found.text) == ("Hmm, well.", "Hello!")
+
+
+@pytest.mark.parametrize("is_spelled", [False, True])
+def test_a_think_block_opened_by_the_prompt_is_reasoning(tokenizer: Any, is_spelled: bool) -> None:
+    tokens = as_tokens(tokenizer, ["\nHmm.\n", END_THINK, "\n\nHello!"])
+    found = parsed(make_parser(tokenizer, is_thinking=True, is_spelled=is_spelled), tokens)
+    assert (found.reasoning, found.text) == ("Hmm.", "Hello!")
+
+
+def test_an_empty_think_block_leaves_no_reasoning(tokenizer: Any) -> None:
+    tokens = as_tokens(tokenizer, [THINK, "\n\n", END_THINK, "\n\nHello!"])
+    found = parsed(make_parser(tokenizer), tokens)
+    assert (found.reasoning, found.text) == ("", "Hello!")
+
+
+@pytest.mark.parametrize("is_spelled", [False, True])
+def test_a_closing_think_tag_that_nothing_opened_is_text(tokenizer: Any, is_spelled: bool) -> None:
+    tokens = as_tokens(tokenizer, ["a ", END_THINK, " b"])
+    assert parsed(make_parser(tokenizer, is_spelled=is_spelled), tokens).text == "a </think> b"
+
+
+@pytest.mark.parametrize("is_spelled", [False, True])
+def test_thinking_opens_only_at_the_start(tokenizer: Any, is_spelled: bool) -> None:
+    tokens = as_tokens(tokenizer, ["Hi ", THINK, "b", END_THINK])
+    found = parsed(make_parser(tokenizer, is_spelled=is_spelled), tokens)
+    assert (found.reasoning, found.text) == ("", "Hi <think>b</think>")
+
+
+def test_an_emoji_held_back_is_said_before_the_tag_after_it(tokenizer: Any) -> None:
+    tokens = as_tokens(tokenizer, ["🙂", THINK, "b"])
+    found = parsed(make_parser(tokenizer), tokens)
+    assert (found.reasoning, found.text) == ("", "🙂<think>b")
+
+
+def test_a_tag_spelled_out_in_letters_is_text_where_the_tag_is_a_token(tokenizer: Any) -> None:
+    tokens = as_prose(tokenizer, "<think>a</think>")
+    assert parsed(make_parser(tokenizer), tokens).text == "<think>a</think>"
+
+
+def test_a_think_block_that_never_ends_is_reasoning(tokenizer: Any) -> None:
+    found = parsed(make_parser(tokenizer), as_tokens(tokenizer, [THINK, "so, ", "a and b"]))
+    assert (found.reasoning, found.text) == ("so, a and b", "")
+
+
+def test_a_tool_call_inside_thinking_is_thinking(tokenizer: Any) -> None:
+    tokens = as_tokens(tokenizer, [THINK, "a ", CALL, PARIS, END_CALL, END_THINK, "b"])
+    found = parsed(make_parser(tokenizer, tools=[WEATHER]), tokens)
+    assert (found.reasoning, found.text) == (f"a {CALL}{PARIS}{END_CALL}", "b")
+    assert not found.calls
+
+
+def test_a_model_that_does_not_think_speaks_from_its_first_token(tokenizer: Any) -> None:
+    parser = make_parser(tokenizer)
+    tokens = as_tokens(tokenizer, ["Hello"])
+    assert parser.add(tokens[0]) == [Text(tokenizer.decode(tokens[:1]))]
+
+
+def test_thinking_is_given_while_it_goes_on(tokenizer: Any) -> None:
+    parser = make_parser(tokenizer)
+    tokens = as_tokens(tokenizer, [THINK, "so"])
+    assert [parser.add(token) for token in tokens[:2]][1:] == [
+        [Reasoning(tokenizer.decode(tokens[1:2]))]
+    ]
+
+
+def test_text_before_a_letter_by_letter_marker_is_not_lost(tokenizer: Any) -> None:
+    tokens = as_prose(tokenizer, "<think>a <</think>b")
+    found = parsed(make_parser(tokenizer, is_spelled=True), tokens)
+    assert (without_space(found.reasoning), found.text) == ("a<", "b")
+
+
+# Whether the prompt has opened a think block
+
+
+@pytest.mark.parametrize(
+    ("prompt", "is_open"),
+    [
+        (["hi", THINK, "\n"], True),
+        (["hi", THINK, "\n\n", END_THINK, "\n\n"], False),
+        (["hi"], False),
+        ([THINK, "a", END_THINK, "hi", THINK], True),
+    ],
+)
+def test_a_prompt_opens_thinking_by_its_last_tag(
+    tokenizer: Any, prompt: list[str], is_open: bool
+) -> None:
+    tokens = as_tokens(tokenizer, prompt)
+    assert Markers.of(tokenizer).opens_thinking(tokens, tokenizer) is is_open
+
+
+# Tool calls
+
+
+@pytest.mark.parametrize("is_spelled", [False, True])
+def test_a_call_is_given_with_its_arguments_as_json(tokenizer: Any, is_spelled: bool) -> None:
+    tokens = as_tokens(tokenizer, ["Let me see.\n", CALL, f"\n{PARIS}\n", END_CALL])
+    found = parsed(make_parser(tokenizer, tools=[WEATHER], is_spelled=is_spelled), tokens)
+    assert found.text == "Let me see."
+    assert found.calls == [("weather", '{"city": "Paris"}')]
+
+
+@pytest.mark.parametrize("is_spelled", [False, True])
+def test_several_calls_and_text_between_them(tokenizer: Any, is_spelled: bool) -> None:
+    pieces = [CALL, PARIS, END_CALL, "\n", CALL, PARIS.replace("Paris", "Rome"), END_CALL, "\nOk."]
+    parser = make_parser(tokenizer, tools=[WEATHER], is_spelled=is_spelled)
+    found = parsed(parser, as_tokens(tokenizer, pieces))
+    assert [json.loads(arguments)["city"] for _, arguments in found.calls] == ["Paris", "Rome"]
+    assert found.text == "Ok."
+
+
+def test_every_call_has_an_id_of_its_own(tokenizer: Any) -> None:
+    parser = make_parser(tokenizer, tools=[WEATHER])
+    tokens = as_tokens(tokenizer, [CALL, PARIS, END_CALL] * 3)
+    parts = [part for token in tokens for part in parser.add(token)]
+    assert len({part.id for part in parts if isinstance(part, ToolCall)}) == 3
+
+
+def test_a_call_whose_end_is_missing_is_still_a_call_if_it_is_whole(tokenizer: Any) -> None:
+    found = parsed(make_parser(tokenizer, tools=[WEATHER]), as_tokens(tokenizer, [CALL, PARIS]))
+    assert found.calls == [("weather", '{"city": "Paris"}')]
+
+
+def test_a_call_that_is_cut_short_is_text_even_if_it_could_be_read(tokenizer: Any) -> None:
+    from mlx_lm.tool_parsers.glm47 import parse_tool_call
+
+    parser = make_parser(tokenizer, tools=[WEATHER], tool_parser=parse_tool_call)
+    written = "weather<arg_key>city</arg_key><arg_value>Par"
+    parts = [p for t in as_tokens(tokenizer, [CALL, written]) for p in parser.add(t)]
+    found = folded([*parts, *parser.flush(is_cut=True)])
+    assert (found.text, found.calls) == (CALL + written, [])
+
+
+def test_without_tools_the_markers_are_text(tokenizer: Any) -> None:
+    found = parsed(make_parser(tokenizer), as_tokens(tokenizer, [CALL, PARIS, END_CALL]))
+    assert (found.text, found.calls) == (CALL + PARIS + END_CALL, [])
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        PARIS[:-1],
+        "",
+        "[]",
+        "[1, 2]",
+        "5",
+        "null",
+        '"weather"',
+        "{}",
+        '{"arguments": {}}',
+        '{"name": "", "arguments": {}}',
+        '{"name": 5, "arguments": {}}',
+        '{"name": "weather", "arguments": [1]}',
+        '{"name": "weather", "arguments": "Paris"}',
+        '{"name": "weather", "arguments": "[1]"}',
+        '{"name": "weather", "arguments": {"path": "C:\\dir"}}',
+        '{"name": "weather", "arguments": {"city": NaN}}',
+        '{"name": "weather", "arguments": {"city": "\\ud83d"}}',
+        '{"name": "\\ud83d", "arguments": {}}',
+        "[" * 9000,
+    ],
+)
+def test_what_is_no_call_is_text(tokenizer: Any, payload: str) -> None:
+    tokens = as_tokens(tokenizer, [CALL, payload, END_CALL])
+    found = parsed(make_parser(tokenizer, tools=[WEATHER]), tokens)
+    assert (found.text, found.calls) == (CALL + payload + END_CALL, [])
+
+
+def test_arguments_written_as_a_string_of_json_are_the_object_they_hold(tokenizer: Any) -> None:
+    payload = '{"name": "weather", "arguments": "{\\"city\\": \\"Paris\\"}"}'
+    tokens = as_tokens(tokenizer, [CALL, payload, END_CALL])
+    found = parsed(make_parser(tokenizer, tools=[WEATHER]), tokens)
+    assert found.calls == [("weather", '{"city": "Paris"}')]
+
+
+def test_a_call_without_arguments_has_none(tokenizer: Any) -> None:
+    tokens = as_tokens(tokenizer, [CALL, '{"name": "now"}', END_CALL])
+    assert parsed(make_parser(tokenizer, tools=[WEATHER]), tokens).calls == [("now", "{}")]
+
+
+def test_a_parser_that_answers_with_a_set_leaves_text(tokenizer: Any) -> None:
+    parser = make_parser(
+        tokenizer,
+        tools=[WEATHER],
+        tool_parser=lambda text, tools: {"name": "f", "arguments": {"a": {1}}},
+    )
+    found = parsed(parser, as_tokens(tokenizer, [CALL, "f(a={1})", END_CALL]))
+    assert (found.text, found.calls) == (CALL + "f(a={1})" + END_CALL, [])
+
+
+# Any answer, in any tokens
+
+PIECES = [THINK, END_THINK, CALL, END_CALL, PARIS[:9], *"ab <>/", "\n", "<th", "ink>", "é", "🙂"]
+ANSWERS = st.lists(st.sampled_from(PIECES), max_size=12)
+
+
+def thinking_and_rest(text: str, is_thinking: bool) -> tuple[str, str]:
+    """The plain rule: a think block counts if it is the first thing that is said."""
+    start = text.lstrip()
+    if not is_thinking and not start.startswith(THINK):
+        return "", text
+    reasoning, _, rest = start.removeprefix("" if is_thinking else THINK).partition(END_THINK)
+    return reasoning, rest
+
+
+@settings(deadline=None, max_examples=300)
+@given(ANSWERS, st.booleans(), st.booleans())
+@example(["a", THINK, "b"], False, False)
+@example([THINK, "a", "<", END_THINK, "b"], False, False)
+@example(["<", THINK, "b"], False, False)
+@example(["a", "<", CALL, "b"], False, True)
+def test_nothing_is_dropped_but_white_space_and_the_tokens_do_not_matter(
+    tokenizer: Any, pieces: list[str], is_thinking: bool, has_tools: bool
+) -> None:
+    tools = [WEATHER] if has_tools else []
+    text = "".join(pieces)
+
+    def answer(tokens: Sequence[int]) -> Folded:
+        parser = make_parser(tokenizer, is_thinking=is_thinking, tools=tools, is_spelled=True)
+        return parsed(parser, tokens)
+
+    by_pieces = answer(as_tokens(tokenizer, pieces))
+    reasoning, rest = thinking_and_rest(text, is_thinking)
+    assert without_space(by_pieces.reasoning) == without_space(reasoning)
+    assert without_space(by_pieces.text) == without_space(rest)
+    assert answer(as_prose(tokenizer, text)) == by_pieces
+    assert answer(as_tokens(tokenizer, [text])) == by_pieces
+
+
+@settings(deadline=None, max_examples=200)
+@given(ANSWERS, st.booleans(), st.booleans())
+def test_nothing_is_dropped_where_markers_are_tokens(
+    tokenizer: Any, pieces: list[str], is_thinking: bool, has_tools: bool
+) -> None:
+    parser = make_parser(tokenizer, is_thinking=is_thinking, tools=[WEATHER] if has_tools else [])
+    found = parsed(parser, as_tokens(tokenizer, pieces))
+    said = without_space(found.reasoning + found.text)
+    # A marker that opened or closed thinking is the only thing that may be missing.
+    crossed = [m for m in (THINK, END_THINK) if said.count(m) < "".join(pieces).count(m)]
+    rest = without_space("".join(pieces))
+    for marker in crossed:
+        rest = rest.replace(marker, "", 1)
+    assert said == rest
+
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from([*"ab \n", "<", "é", "👨‍👩‍👧"]), max_size=12))
+def test_an_answer_without_markers_is_the_decoded_whole(tokenizer: Any, pieces: list[str]) -> None:
+    text = "".join(pieces)
+    assert parsed(make_parser(tokenizer), as_prose(tokenizer, text)) == Folded(text=text)
