@@ -9,6 +9,7 @@
 #   "mlx[cpu]>=0.32.4,<0.33; sys_platform == 'linux'",
 #   "mlx-lm>=0.32.2,<0.33",
 #   "websockets>=15,<17",
+#   "llguidance>=1.9.1,<2",
 # ]
 # ///
 """The door: an OpenAI-compatible server for one language model on this machine.
@@ -212,7 +213,10 @@ def _answer_errors(app: FastAPI) -> None:
 
 def _add_routes(app: FastAPI, settings: Settings, engine: Engine, store: Store) -> None:
     defaults = SamplingParams(
-        temperature=settings.temp, top_p=settings.top_p, max_tokens=settings.max_tokens
+        temperature=settings.temp,
+        top_p=settings.top_p,
+        max_tokens=settings.max_tokens,
+        max_reasoning_tokens=settings.reasoning_budget,
     )
     reasoning_format = cast(ReasoningFormat, settings.reasoning_format)
 

@@ -70,7 +70,9 @@ class Sampling(Permissive):
     tools: Tools | None = None
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
+    structured_outputs: dict[str, Any] | None = None
     enable_thinking: bool | None = None
+    max_reasoning_tokens: Annotated[int, Field(ge=0, le=10**9)] | None = None
     chat_template_kwargs: dict[str, str | int | float | bool] | None = None
 
 

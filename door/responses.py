@@ -85,8 +85,8 @@ class Responses:
         stream = ResponseStream(
             request,
             id=draft.id,
+            created_at=draft.created_at,
             reasoning_format=self._reasoning_format,
-            clock=lambda: draft.created_at,
         )
         story.id = draft.id
         run = Run(

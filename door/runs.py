@@ -6,14 +6,17 @@ A response in the background, a stream that is resumed, and a plain answer are a
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Sequence
 
 from door.log import Story
-from parts import Answer, Finish, Part, ServerError, Usage
+from parts import Answer, EngineFailed, Finish, Part, ServerError, Usage
 from protocol.conversations import Draft
 from protocol.items import Item
 from protocol.response_events import Event, ResponseStream
+
+log = logging.getLogger("mlx_server")
 
 KEPT_RUNS = 128
 """Finished runs whose events can still be read again."""
@@ -65,7 +68,6 @@ class Run:
         self.answer.cancel()
         self._tell(self.stream.cancel())
         self._task.cancel()
-        self._remember()
 
     @property
     def response(self) -> Event:
@@ -96,15 +98,20 @@ class Run:
                     self._tell(self.stream.feed(parts))
             if self._is_warm_up:
                 self._tell(self.stream.warmed(self.story.usage or Usage()))
+            if not self.is_over:
+                raise EngineFailed("The answer ended before it was finished.")
         except ServerError as error:
-            self.error = error
-            self._tell(self.stream.fail(error))
+            self._fail(error)
+        except Exception:  # nobody above this task would tell those who wait for it
+            log.exception("response %s failed", self.id)
+            self._fail(EngineFailed("The server failed on this response."))
         finally:
             self.answer.cancel()
-            if self.is_over:
-                self._remember()
-            else:
-                self._draft.abandon()
+            self._draft.abandon()
+
+    def _fail(self, error: ServerError) -> None:
+        self.error = error
+        self._tell(self.stream.fail(error))
 
     def _hear(self, parts: Sequence[Part]) -> None:
         self.story.heard()
@@ -115,9 +122,9 @@ class Run:
         self.events += events
         news, self._news = self._news, asyncio.Event()
         news.set()
-
-    def _remember(self) -> None:
-        self._draft.remember(self.stream.response, self.items)
+        if self.is_over:
+            # Before a reader runs: whoever hears of its end can continue it.
+            self._draft.remember(self.stream.response, self.items)
 
 
 class Runs:

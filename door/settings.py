@@ -35,6 +35,7 @@ class Settings:
     api_key: str | None = None
     chat_template_args: dict[str, Any] = field(default_factory=dict)
     reasoning_format: str = "separate"
+    reasoning_budget: int | None = None
     adapter_path: str | None = None
     trust_remote_code: bool = False
     conversation_ttl: float = 3600.0
@@ -97,6 +98,7 @@ def _parser() -> argparse.ArgumentParser:
         "thinking beside the answer, left out, or in it as the model wrote it",
         choices=("separate", "hidden", "raw"),
     )
+    add("--reasoning-budget", _within(int, 0, 10**9), "tokens after which thinking is closed")
     add("--adapter-path", str, "folder of a LoRA adapter", metavar="FOLDER")
     add("--trust-remote-code", None, "run code that comes with the model")
     add(

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import mlx.core as mx
+import numpy as np
 
 from inference.sampling import Row, Sampled, Sampler
 from inference.sequence import Sequence
@@ -36,7 +37,10 @@ class Batch:
         """Compute a sequence's last known token alone and sample the one that follows it."""
         logits = self._model(mx.array([[sequence.tokens[-1]]]), cache=sequence.cache)[:, -1, :]
         sequence.num_computed += 1
-        sampled = Sampler([row(sequence)], self._vocab_size).sample(logits)
+        if sequence.guide is not None:
+            sequence.guide.catch_up(sequence.generated)
+        sampler = Sampler([row(sequence)], self._vocab_size)
+        sampled = sampler.sample(logits, self._mask([sequence]))
         mx.eval(sampled.arrays)
         return sampled
 
@@ -62,19 +66,41 @@ class Batch:
         current = self._sampled
         assert current is not None
         if not all(sequence.ends_with_next for sequence in self.rows):
-            self._start(current.tokens)
+            self._start(current)
         mx.eval(current.arrays)
         return current
 
-    def _start(self, tokens: mx.array) -> None:
+    def _start(self, current: Sampled) -> None:
         if self._sampler is None:
             self._sampler = Sampler([row(s) for s in self.rows], self._vocab_size)
-        self._sampler.advance(tokens)
-        logits = self._model(tokens[:, None], cache=self._cache)[:, -1, :]
-        self._sampled = self._sampler.sample(logits)
-        mx.async_eval(self._sampled.arrays)
+        self._sampler.advance(current.tokens)
+        logits = self._model(current.tokens[:, None], cache=self._cache)[:, -1, :]
         for sequence in self.rows:
             sequence.num_computed += 1
+        if any(sequence.guide is not None for sequence in self.rows):
+            # What may come next depends on what has come: while the device computes the logits,
+            # the guides read the tokens behind which they stand.
+            mx.async_eval(logits)
+            self._guide(current)
+        self._sampled = self._sampler.sample(logits, self._mask(self.rows))
+        mx.async_eval(self._sampled.arrays)
+
+    def _guide(self, current: Sampled) -> None:
+        mx.eval(current.tokens)
+        tokens: Any = current.tokens.tolist()
+        for sequence, token in zip(self.rows, tokens, strict=True):
+            if sequence.guide is not None:
+                sequence.guide.accept(token)
+
+    def _mask(self, rows: list[Sequence]) -> mx.array | None:
+        """The tokens that the guides let each row choose from, when any row has a guide."""
+        if all(sequence.guide is None for sequence in rows):
+            return None
+        mask = np.full((len(rows), (self._vocab_size + 31) // 32), -1, np.int32)
+        for index, sequence in enumerate(rows):
+            if sequence.guide is not None:
+                sequence.guide.fill(mask, index)
+        return mx.array(mask.view(np.uint32))
 
     def extract(self, sequence: Sequence) -> Cache:
         """Give a row's caches, as plain caches of its own."""

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from inference.answer import Answer
 from inference.parser import Parser
@@ -38,14 +39,19 @@ from parts import (
     Unavailable,
 )
 
+if TYPE_CHECKING:
+    from inference.grammar import Guide
+
 log = logging.getLogger(__name__)
 
 BURST_S = 0.05
 """Seconds of steps between two looks at whether someone else wants the lock."""
+COMPILE_S = 10
+"""Seconds that a grammar may take to compile; the first one waits for the vocabulary too."""
 MAX_FAULTS = 2
 """Steps that may fail around one sequence before it is given up."""
-MAX_FAILED_STEPS = 5
-"""Steps that may fail in a row before the engine is given up."""
+MAX_FAILED_STEPS = 12
+"""Steps that may fail in a row before the engine is given up: four culprits one after another."""
 
 
 class Stepper(Protocol):
@@ -69,6 +75,8 @@ class LoadedModel:
     """A prompt's tokens. Raises `InvalidRequest`."""
     make_parser: Callable[[list[int], Prompt], Parser]
     """A parser for the answer to a prompt, given its tokens."""
+    make_guide: Callable[[list[int], Prompt, SamplingParams], Guide | None]
+    """A guide for it, when it is not free. Raises `InvalidRequest`; may take a second."""
     vocab_size: int
     stop_tokens: frozenset[int]
 
@@ -89,6 +97,7 @@ class Engine:
         self._outbox: list[tuple[Sequence, list[Part] | ServerError]] = []
         self._gpu = ThreadPoolExecutor(1, "mlx")
         self._tokenizing = ThreadPoolExecutor(1, "tokenizer")
+        self._compiling = ThreadPoolExecutor(1, "grammar")
         self._has_work = asyncio.Event()
         self._all_answered = asyncio.Event()
         self._all_answered.set()
@@ -136,12 +145,15 @@ class Engine:
         tokens = await self._loop.run_in_executor(self._tokenizing, self._model.render, prompt)
         self._refuse_unless_ready()
         params = self._checked(params, num_prompt=len(tokens))
+        guide = await self._guide(tokens, prompt, params)
+        self._refuse_unless_ready()
         sequence = Sequence(
             tokens,
             params,
             self._model.make_parser(tokens, prompt),
             stop_tokens=self._model.stop_tokens,
             max_tool_calls=prompt.max_tool_calls,
+            guide=guide,
         )
         self._scheduler.add(sequence)
         answer = Answer(lambda: self._cancel(sequence))
@@ -150,12 +162,29 @@ class Engine:
         self._has_work.set()
         return answer
 
+    async def _guide(
+        self, tokens: list[int], prompt: Prompt, params: SamplingParams
+    ) -> Guide | None:
+        is_free = not (
+            prompt.constraint or prompt.forced_tools or any(t.strict for t in prompt.tools)
+        )
+        if is_free and params.max_reasoning_tokens is None:
+            return None
+        make = functools.partial(self._model.make_guide, tokens, prompt, params)
+        making = self._loop.run_in_executor(self._compiling, make)
+        try:
+            return await asyncio.wait_for(making, COMPILE_S)
+        except TimeoutError:
+            raise InvalidRequest(
+                f"This takes more than {COMPILE_S} s to compile.",
+                param=prompt.constraint.param if prompt.constraint else "tools",
+                code="invalid_schema",
+            ) from None
+
     async def count(self, prompt: Prompt) -> int:
         """The number of a prompt's tokens. Raises `Refused`."""
         self._refuse_unless_ready()
-        return len(
-            await self._loop.run_in_executor(self._tokenizing, self._model.render, prompt)
-        )
+        return len(await self._loop.run_in_executor(self._tokenizing, self._model.render, prompt))
 
     async def stop(self, drain: float = 0.0) -> None:
         """Take no more prompts, let the running ones finish for `drain` seconds, end the rest."""
@@ -170,6 +199,7 @@ class Engine:
         self._fail_all(Unavailable("The server is shutting down.", code="shutting_down"))
         self._gpu.shutdown(wait=False, cancel_futures=True)
         self._tokenizing.shutdown(wait=False, cancel_futures=True)
+        self._compiling.shutdown(wait=False, cancel_futures=True)
 
     def _refuse_unless_ready(self) -> None:
         match self._phase:

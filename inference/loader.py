@@ -20,7 +20,7 @@ from inference.engine import LoadedModel
 from inference.parser import Markers, Parser
 from inference.repository import read_config, weight_bytes, weight_files
 from inference.template import ChatTemplate
-from parts import ModelCard, Prompt, Unavailable
+from parts import ModelCard, Prompt, SamplingParams, Unavailable
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +51,7 @@ def load(options: LoadOptions) -> LoadedModel:
         import mlx.core as mx
         import mlx_lm
 
+        from inference.grammar import Grammars, Guide
         from inference.prefix_cache import PrefixCache
         from inference.runner import Runner
 
@@ -78,8 +79,12 @@ def load(options: LoadOptions) -> LoadedModel:
             tool_parser=tokenizer.tool_parser,
         )
 
+    def make_guide(tokens: list[int], prompt: Prompt, params: SamplingParams) -> Guide | None:
+        return grammars.guide(prompt, tokens, max_reasoning_tokens=params.max_reasoning_tokens)
+
     # Not the number of tokens: some vocabularies have gaps, with the stop tokens behind them.
     vocab_size = min(width, max(tokenizer.get_vocab().values()) + 1)
+    grammars = Grammars(tokenizer, markers, vocab_size=vocab_size)
     return LoadedModel(
         card=ModelCard(
             name=options.name,
@@ -97,6 +102,7 @@ def load(options: LoadOptions) -> LoadedModel:
         ),
         render=template.render,
         make_parser=make_parser,
+        make_guide=make_guide,
         vocab_size=vocab_size,
         stop_tokens=frozenset(tokenizer.eos_token_ids),
     )

@@ -95,6 +95,8 @@ class Runner:
         mx.clear_cache()
 
     def _remember(self, sequence: Sequence, cache: list[Any]) -> None:
+        # What cannot be computed must fail now, not in whoever finds it later.
+        mx.eval([layer.state for layer in cache])
         self.prefix_cache.insert(sequence.tokens[: sequence.num_computed], cache)
 
     def _logprobs(

@@ -75,14 +75,19 @@ class Sampler:
         if self._is_penalised:
             self._counts = self._counts.at[self._rows, tokens].add(1.0)
 
-    def sample(self, logits: mx.array) -> Sampled:
-        """Choose a token for each row of `logits` ([B, vocabulary])."""
+    def sample(self, logits: mx.array, mask: mx.array | None = None) -> Sampled:
+        """Choose a token for each row of `logits` ([B, vocabulary]).
+
+        `mask` ([B, ⌈vocabulary / 32⌉] uint32) has a bit for each token that may be chosen.
+        """
         logits = logits.astype(mx.float32)
         # Rows of the embedding beyond the tokenizer's last token are padding.
         logits = logits[:, : self._vocab_size]
         adjusted = logits if self._bias is None else logits + self._bias
         if self._is_penalised:
             adjusted = self._penalised(adjusted)
+        if mask is not None:
+            adjusted = mx.where(_bits(mask, self._vocab_size), adjusted, -mx.inf)
         tokens = mx.argmax(adjusted, axis=-1)
         if not all(self._is_greedy):
             tokens = mx.where(self._greedy, tokens, self._drawn(adjusted))
@@ -156,6 +161,12 @@ class Sampler:
         repeated = mx.where(logits > 0, logits / self._repetition, logits * self._repetition)
         logits = mx.where(seen, repeated, logits)
         return logits - self._frequency * self._counts - self._presence * (self._counts > 0)
+
+
+def _bits(mask: mx.array, vocab_size: int) -> mx.array:
+    """Unpack a bitmask: [B, words] to [B, vocabulary] booleans, lowest bit first."""
+    bits = (mask[:, :, None] >> mx.arange(32, dtype=mx.uint32)) & 1
+    return bits.reshape(mask.shape[0], -1)[:, :vocab_size].astype(mx.bool_)
 
 
 def _is_penalised(params: SamplingParams) -> bool:

@@ -9,11 +9,14 @@ import itertools
 import secrets
 from collections.abc import Iterable
 from collections.abc import Sequence as Tokens
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from inference.parser import Parser
 from inference.stop import StopScanner
 from parts import Finish, FinishReason, Part, SamplingParams, Text, TokenLogprob, ToolCall, Usage
+
+if TYPE_CHECKING:
+    from inference.grammar import Guide
 
 _numbers = itertools.count(1)
 
@@ -29,6 +32,7 @@ class Sequence:
         *,
         stop_tokens: frozenset[int] = frozenset(),
         max_tool_calls: int | None = None,
+        guide: Guide | None = None,
     ) -> None:
         self.number = next(_numbers)
         self.prompt = list(prompt)
@@ -37,6 +41,8 @@ class Sequence:
         self.seed = secrets.randbits(64) if params.seed is None else params.seed % 2**64
         self.finish_reason: FinishReason | None = None
 
+        self.guide = guide
+        """Says which tokens may come next, when not all may."""
         self.cache: Any = None
         self.num_computed = 0
         """How many of the tokens, from the first on, the cache holds."""
@@ -81,7 +87,12 @@ class Sequence:
         """Take the token that was sampled; give the parts that are certain by now.
 
         The last part of the last call is `Finish`, and `is_finished` is true then.
+
+        Raises:
+            RuntimeError: its guide has lost its way.
         """
+        if self.guide is not None and self.guide.error:
+            raise RuntimeError(f"the grammar cannot go on: {self.guide.error}")
         self.generated.append(token)
         if token in self._stop_tokens:
             return self._end("stop")

@@ -29,6 +29,7 @@ from parts import (
     Usage,
     joined,
 )
+from protocol import constraints
 from protocol.thinking import ReasoningFormat, Thinking
 
 Json = dict[str, Any]
@@ -52,6 +53,7 @@ _SAMPLING = (
     "frequency_penalty",
     "seed",
     "max_tokens",
+    "max_reasoning_tokens",
 )
 """Fields of a request that are fields of `SamplingParams` too."""
 
@@ -67,15 +69,20 @@ def read_prompt(body: Mapping[str, Any]) -> Prompt:
     """
     _refuse_what_is_not_honoured(body)
     tools = _tools(body)
+    constraint = constraints.of_format(body.get("response_format"), "response_format")
+    constraint = constraint or constraints.of_extras(body)
     template_args = dict(body.get("chat_template_kwargs") or {})
     for name in ("enable_thinking", "reasoning_effort"):
         if body.get(name) is not None:
             template_args[name] = body[name]
+    messages = tuple(_message(m, i) for i, m in enumerate(body["messages"]))
     return Prompt(
-        messages=tuple(_message(m, i) for i, m in enumerate(body["messages"])),
+        messages=constraints.told(messages, constraint),
         tools=tools,
         template_args=template_args,
         max_tool_calls=1 if body.get("parallel_tool_calls") is False else None,
+        forced_tools=tuple(tool.name for tool in tools) if _demands_call(body) else (),
+        constraint=constraint,
     )
 
 
@@ -114,14 +121,7 @@ def _logit_bias(given: Mapping[str, float]) -> dict[int, float]:
 
 
 def _refuse_what_is_not_honoured(body: Mapping[str, Any]) -> None:
-    """Name what cannot be done yet, rather than drop it."""
-    kind = (body.get("response_format") or {}).get("type", "text")
-    if kind != "text":
-        raise InvalidRequest(
-            f"response_format {kind[:100]!r} is not supported; only 'text' is.",
-            param="response_format",
-            code="unsupported_parameter",
-        )
+    """Name what cannot be done, rather than drop it."""
     if "audio" in (body.get("modalities") or ()) or body.get("audio"):
         raise InvalidRequest(
             "This model writes text only.", param="modalities", code="unsupported_parameter"
@@ -141,21 +141,43 @@ def _tools(body: Mapping[str, Any]) -> tuple[Tool, ...]:
         for index, tool in enumerate(offered)
         if tool.get("type", "function") == "function"
     )
-    param = "tool_choice" if body.get("tool_choice") else "function_call"
-    match body.get("tool_choice") or body.get("function_call") or "auto":
-        case "auto":
-            return tools
-        case "none":
-            return ()
-        case {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": list(allowed)}}:
-            names = {_name(tool) for tool in allowed}
-            return tuple(tool for tool in tools if tool.name in names)
-        case _:
-            raise InvalidRequest(
-                "A tool call cannot be forced yet; use 'auto' or 'none'.",
-                param=param,
-                code="unsupported_parameter",
-            )
+    choice = _choice(body)
+    if choice == "none":
+        return ()
+    names = _chosen(choice)
+    chosen = tools if names is None else tuple(t for t in tools if t.name in names)
+    if _demands_call(body) and not chosen:
+        raise InvalidRequest("It demands a tool that is not among the tools.", param="tool_choice")
+    return chosen
+
+
+def _choice(body: Mapping[str, Any]) -> Any:
+    return body.get("tool_choice") or body.get("function_call") or "auto"
+
+
+def _chosen(choice: Any) -> set[Any] | None:
+    """The names of the tools that a choice leaves; None when it leaves all of them."""
+    match choice:
+        case "auto" | "required":
+            return None
+        case {"type": "allowed_tools", "allowed_tools": {"tools": [*allowed]}}:
+            return {_name(tool) for tool in allowed}
+        case {"type": "function", "function": {"name": name}} | {"name": name}:
+            return {name}
+    raise InvalidRequest(
+        "It is none of none, auto, required, a function and allowed_tools.", param="tool_choice"
+    )
+
+
+def _demands_call(body: Mapping[str, Any]) -> bool:
+    match _choice(body):
+        case "auto" | "none":
+            return False
+        case {"allowed_tools": {"mode": mode}}:
+            return bool(mode == "required")
+        case {"type": "allowed_tools"}:
+            return False
+    return True
 
 
 def _name(tool: Any) -> Any:

@@ -41,13 +41,15 @@ class ResponseStream:
         request: ResponseRequest,
         *,
         id: str | None = None,
+        created_at: float | None = None,
         reasoning_format: ReasoningFormat = "separate",
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.id = id or new_id("resp")
         self._request = request
         self._clock = clock
-        self._object = ResponseObject(self.id, int(clock()), request.settings)
+        began = clock() if created_at is None else created_at
+        self._object = ResponseObject(self.id, int(began), request.settings)
         self._thinking = Thinking(reasoning_format)
         self._outcome: Outcome | None = None
         self._output: list[Event] = []

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from parts import InvalidRequest, Message, Prompt, SamplingParams
+from parts import Constraint, InvalidRequest, Message, Prompt, SamplingParams, Tool
+from protocol import constraints
 from protocol.items import Item, Resolve, normalised
 from protocol.tools import Toolbox
 from protocol.transcript import messages
@@ -26,6 +27,7 @@ SAMPLING_FIELDS = {
     "frequency_penalty": "frequency_penalty",
     "seed": "seed",
     "max_output_tokens": "max_tokens",
+    "max_reasoning_tokens": "max_reasoning_tokens",
 }
 """Fields of the request, and what `SamplingParams` calls them."""
 DEFAULT_PARAMS = SamplingParams()
@@ -82,19 +84,26 @@ def read(
     _refuse_contradictions(given)
     toolbox = Toolbox(given.get("tools", ()))
     offered = toolbox.offered(given.get("tool_choice", "auto"))
-    _refuse_constraints(given)
+    constraint = _constraint(given)
     items = tuple(normalised(body.get("input"), resolve))
     include = frozenset(map(str, given.get("include", ())))
     max_tool_calls = _max_tool_calls(given)
     prompt = Prompt(
-        messages=_instructed(given, (*history, *items)),
+        messages=constraints.told(_instructed(given, (*history, *items)), constraint),
         tools=offered if max_tool_calls != 0 else (),
         template_args=_template_args(given),
         max_tool_calls=max_tool_calls or None,
+        forced_tools=_forced(given, offered) if max_tool_calls != 0 else (),
+        constraint=constraint,
     )
     params = _sampling(given, defaults, include)
     settings = _settings(given, model, params, toolbox)
     return ResponseRequest(items, prompt, params, toolbox, settings, include)
+
+
+def _forced(given: Mapping[str, Any], offered: Iterable[Tool]) -> tuple[str, ...]:
+    demands = Toolbox.demands_call(given.get("tool_choice", "auto"))
+    return tuple(tool.name for tool in offered) if demands else ()
 
 
 def _instructed(given: Mapping[str, Any], items: Iterable[Item]) -> tuple[Message, ...]:
@@ -161,19 +170,9 @@ def _refuse_contradictions(given: Mapping[str, Any]) -> None:
         )
 
 
-def _refuse_constraints(given: Mapping[str, Any]) -> None:
-    """Name what needs constrained decoding: all that does is refused here, and nowhere else."""
-    choice = given.get("tool_choice", "auto")
-    mode = choice.get("mode", choice["type"]) if isinstance(choice, Mapping) else choice
-    if mode in ("required", "function", "custom"):
-        raise _unconstrained("tool_choice", "A tool call cannot be forced yet; use 'auto'.")
-    kind = _text_format(given)["type"]
-    if kind != "text":
-        raise _unconstrained("text.format", f"The format {str(kind)[:64]!r} is not supported.")
-
-
-def _unconstrained(param: str, message: str) -> InvalidRequest:
-    return InvalidRequest(message, param=param, code="unsupported_parameter")
+def _constraint(given: Mapping[str, Any]) -> Constraint | None:
+    form = constraints.of_format(_text_format(given), "text.format")
+    return form or constraints.of_extras(given)
 
 
 # What the response says of itself

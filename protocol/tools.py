@@ -83,6 +83,16 @@ class Toolbox:
             case _:
                 raise _bad_choice("It names no mode and no tool that this server can call.")
 
+    @staticmethod
+    def demands_call(choice: Any) -> bool:
+        """Whether `tool_choice` leaves the model nothing but to call."""
+        match choice:
+            case "required" | {"type": "function" | "custom"}:
+                return True
+            case {"type": "allowed_tools", "mode": "required"}:
+                return True
+        return False
+
     # Definitions
 
     def _add(self, definition: Any, where: str, namespace: str | None) -> Json | None:

@@ -66,6 +66,7 @@ class ScriptedEngine:
         self.refusal: ServerError | None = None
         self.load_error: Unavailable | None = None
         self.phase: Phase = "ready"
+        self.num_waiting = 0
         self.prompts: list[Prompt] = []
         self.params: list[SamplingParams] = []
         self.answers: list[ScriptedAnswer] = []
@@ -73,11 +74,16 @@ class ScriptedEngine:
     @property
     def status(self) -> EngineStatus:
         running = sum(not answer.is_over.is_set() for answer in self.answers)
-        return EngineStatus(self.phase, running=running, model=CARD)
+        return EngineStatus(self.phase, running=running, waiting=self.num_waiting, model=CARD)
 
     async def start(self) -> None:
+        self._loop = asyncio.get_running_loop()
         if self.load_error:
             raise self.load_error
+
+    def go_on(self, event: asyncio.Event) -> None:
+        """Let the answers that wait for an event go on; a test calls this from its own thread."""
+        self._loop.call_soon_threadsafe(event.set)
 
     async def submit(self, prompt: Prompt, params: SamplingParams) -> ScriptedAnswer:
         if self.refusal:

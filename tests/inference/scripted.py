@@ -101,6 +101,7 @@ def scripted_model(
         runner=stepper,
         render=lambda prompt: letters(tokenizer, prompt.messages[-1].content),
         make_parser=lambda tokens, prompt: (make_parser or plain_parser)(),
+        make_guide=lambda tokens, prompt, params: None,
         vocab_size=1280,
         stop_tokens=frozenset({END}),
     )

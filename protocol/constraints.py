@@ -1,0 +1,93 @@
+"""Constraints: what a request says the answer's text must look like, in any of the ways to say it.
+
+They are enforced token by token by the engine; a schema is told to the model too, because a model
+that knows what is wanted writes something better than merely valid.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from parts import Constraint, InvalidRequest, Message
+
+TOLD = "Answer in JSON that matches this schema:\n{}"
+MAX_CHOICES = 1000
+
+
+def of_format(form: Mapping[str, Any] | None, param: str) -> Constraint | None:
+    """Read `response_format` of a chat, or `text.format` of a response.
+
+    Raises:
+        InvalidRequest: it is of an unknown type, or has no schema.
+    """
+    match form or {"type": "text"}:
+        case {"type": "text"}:
+            return None
+        case {"type": "json_object"}:
+            return Constraint("json", {}, param)
+        case {"type": "json_schema", "json_schema": {"schema": schema}}:
+            return Constraint("json", _schema(schema, param), param)
+        case {"type": "json_schema", "schema": schema}:
+            return Constraint("json", _schema(schema, param), param)
+        case {"type": "json_schema"}:
+            raise InvalidRequest("A json_schema format needs a schema.", param=param)
+        case {"type": kind}:
+            known = "text, json_object and json_schema"
+            raise InvalidRequest(
+                f"The format {str(kind)[:64]!r} is not known; {known} are.", param=param
+            )
+    raise InvalidRequest("A format needs a type.", param=f"{param}.type")
+
+
+def of_extras(body: Mapping[str, Any]) -> Constraint | None:
+    """Read vLLM's `structured_outputs`. Raises `InvalidRequest`."""
+    given = body.get("structured_outputs")
+    if not given:
+        return None
+    param = "structured_outputs"
+    match given:
+        case {"json": str(text)}:
+            return Constraint("json", _schema(_parsed(text, param), param), param)
+        case {"json": schema}:
+            return Constraint("json", _schema(schema, param), param)
+        case {"json_object": True}:
+            return Constraint("json", {}, param)
+        case {"regex": str(pattern)}:
+            return Constraint("regex", pattern, param)
+        case {"grammar": str(text)}:
+            return Constraint("grammar", text, param)
+        case {"choice": [*choices]} if choices and all(isinstance(c, str) and c for c in choices):
+            return Constraint("choice", choices[:MAX_CHOICES], param)
+    raise InvalidRequest(
+        "structured_outputs takes one of json, json_object, regex, choice and grammar.", param=param
+    )
+
+
+def told(messages: Sequence[Message], constraint: Constraint | None) -> tuple[Message, ...]:
+    """Say in the system message which schema the answer must match."""
+    if constraint is None or constraint.kind != "json" or not constraint.value:
+        return tuple(messages)
+    words = TOLD.format(json.dumps(constraint.value, ensure_ascii=False))
+    first, *rest = messages
+    if first.role in ("system", "developer"):
+        return (replace(first, content=f"{first.content}\n\n{words}".strip()), *rest)
+    return (Message("system", words), *messages)
+
+
+def _schema(schema: Any, param: str) -> Mapping[str, Any]:
+    """A schema as an object; `true` allows everything."""
+    if schema is True:
+        return {}
+    if not isinstance(schema, Mapping):
+        raise InvalidRequest("A schema is a JSON object.", param=param, code="invalid_schema")
+    return schema
+
+
+def _parsed(text: str, param: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        raise InvalidRequest("The schema is not JSON.", param=param) from None
