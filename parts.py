@@ -94,9 +94,9 @@ class SamplingParams:
     temperature: float = 0.7
     """0 takes the likeliest token."""
     top_p: float = 0.95
-    top_k: int = 0
-    """0 considers every token."""
-    min_p: float = 0.0
+    top_k: int | None = None
+    """0 considers every token; None is left to the model, as `min_p` is."""
+    min_p: float | None = None
     repetition_penalty: float = 1.0
     """Divides the logits of every token in the prompt or the answer (Keskar et al. 2019)."""
     presence_penalty: float = 0.0
@@ -214,6 +214,8 @@ class ModelCard:
     """Changes whenever the same request with the same seed might be answered differently."""
     num_bytes: int = 0
     """Memory of the weights."""
+    sampling_defaults: Mapping[str, float] = field(default_factory=dict)
+    """The model's own `top_k` and `min_p`, for requests that name none."""
 
 
 @dataclass(frozen=True, slots=True)

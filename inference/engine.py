@@ -14,7 +14,7 @@ import functools
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
@@ -230,6 +230,7 @@ class Engine:
                     f"0 to {self._model.vocab_size - 1}.",
                     param="logit_bias",
                 )
+        params = _with_defaults(params, self._model.card.sampling_defaults)
         return replace(params, max_tokens=min(params.max_tokens, window - num_prompt))
 
     def _cancel(self, sequence: Sequence) -> None:
@@ -360,3 +361,13 @@ class Engine:
         self._answers.pop(sequence.number, None)
         if not self._answers:
             self._all_answered.set()
+
+
+def _with_defaults(params: SamplingParams, defaults: Mapping[str, float]) -> SamplingParams:
+    """Let the model decide what neither the request nor the command line says."""
+    top_k, min_p = params.top_k, params.min_p
+    return replace(
+        params,
+        top_k=int(defaults.get("top_k", 0)) if top_k is None else top_k,
+        min_p=defaults.get("min_p", 0.0) if min_p is None else min_p,
+    )

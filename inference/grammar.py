@@ -8,8 +8,13 @@ with plain MLX operations, which work on every device.
 from __future__ import annotations
 
 import json
+import logging
+import math
+import re
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -17,17 +22,55 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from llguidance.gbnf_to_lark import any_to_lark
 from llguidance.numpy import fill_next_token_bitmask
 
-from inference.parser import Marker, Markers
+from inference.detokenizer import token_bytes
+from inference.parser import Marker, Markers, is_json_format
 from parts import Constraint, InvalidRequest, Prompt, Tool
 
+log = logging.getLogger(__name__)
+
 MAX_GRAMMAR = 256 * 1024
-"""Characters of a schema, an expression or a grammar."""
+"""Characters of all schemas, expressions and grammars of a request."""
+MAX_TEXT = 8 * 1024
+"""Characters of one expression, or of one text in a schema: each step reads it again."""
+MAX_DEPTH = 100
+"""Objects and lists inside each other, in a schema."""
+MAX_MULTIPLE = 100_000
+"""The least common multiple of all `multipleOf`: an automaton counts up to it."""
+MAX_OPTIONAL = 500
+"""Optional properties of one object: the parser considers all of them at once."""
+NUM_TRIED = 8
+"""Tokens that are tried of every grammar before it is let in."""
 NUM_CACHED = 64
 """Compiled grammars that are kept for the next request."""
 LAYOUT = {"whitespace_flexible": False}
 """JSON is written on one line: a model that may add white space may never stop."""
-LIMITS = LLParserLimits(max_grammar_size=200_000, initial_lexer_fuel=500_000)
+LIMITS = LLParserLimits(
+    max_grammar_size=200_000,
+    initial_lexer_fuel=500_000,
+    step_lexer_fuel=100_000,
+    step_max_items=20_000,
+    max_lexer_states=50_000,
+    verbose_errors=False,
+)
+"""What cannot be compiled ends in a second or two, and so does a step that goes wrong."""
+FORMATS = frozenset("date-time time date duration email hostname ipv4 ipv6 uuid uri".split())
+"""Formats of strings that can be enforced; all others say something, and demand nothing."""
 ANYTHING = r"/(.|\n)*/"
+ANY_OBJECT: Mapping[str, Any] = {"type": "object"}
+
+Grammar = Mapping[str, Any]
+"""As llguidance reads it: a `json_schema` or a `lark_grammar`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What an answer is made of, before it is compiled."""
+
+    lark: str
+    """With `start` as the answer, and `@name` for each of the others."""
+    others: Mapping[str, Grammar]
+    optional: frozenset[str] = frozenset()
+    """Those that may be any JSON object if they cannot be enforced."""
 
 
 class Guide:
@@ -40,22 +83,43 @@ class Guide:
         *,
         is_thinking: bool = False,
         max_reasoning_tokens: int | None = None,
+        blank_tokens: frozenset[int] = frozenset(),
     ) -> None:
-        """`is_thinking` when the prompt ends in an opened think block."""
-        self._matcher = matcher
+        """`matcher` stands at the start, and stays there.
+
+        `is_thinking` when the prompt ends in an opened think block.
+
+        `blank_tokens` are white space, which may come before a think block.
+        """
+        self._fresh = matcher
+        self._matcher = matcher and matcher.deep_copy()
         self._markers = markers
         self._opens_thinking = is_thinking
         self._budget = max_reasoning_tokens
+        self._blank_tokens = blank_tokens
         self.error: str | None = None
         """Why the sequence cannot go on, once it cannot."""
-        self._rewind()
-
-    def _rewind(self) -> None:
         self._num_accepted = 0
+        self._start()
+
+    def _start(self) -> None:
+        self._num_guided: int | None = None
         self._num_thought = 0
         self._is_thinking = self._opens_thinking
-        if self._matcher is not None:
-            self._matcher.reset()
+        self._may_open = not self._opens_thinking
+
+    def _rewind(self) -> None:
+        self._num_accepted, self.error = 0, None
+        self._start()
+        # Resetting one does not take it out of an error.
+        self._matcher = self._fresh and self._fresh.deep_copy()
+
+    def is_lost(self, num_tokens: int) -> bool:
+        """Whether no token is known to follow so many of the answer.
+
+        A guide is one token ahead of what was read: an answer may end before its guide is lost.
+        """
+        return self._num_guided is not None and num_tokens >= self._num_guided
 
     def catch_up(self, generated: Sequence[int]) -> None:
         """Stand behind these tokens, whatever happened to the step they came from."""
@@ -72,20 +136,33 @@ class Guide:
         if matcher is None or self.error or matcher.is_stopped():
             return
         if not matcher.consume_token(token):
-            self.error = matcher.get_error()
+            self._lose(self._num_accepted - 1)
 
     def fill(self, mask: np.ndarray, row: int) -> None:
         """Write what may come next into a row of `mask` ([B, ⌈vocabulary / 32⌉] int32, all set)."""
-        end = self._markers.think_end
-        if self._must_close and end is not None and end.token is not None:
-            mask[row] = 0
-            bits = np.uint32(1 << (end.token % 32))
-            mask[row, end.token // 32] = bits.view(np.int32)
-        elif self._matcher is not None and not self.error:
+        if self._matcher is not None and not self.error:
             fill_next_token_bitmask(self._matcher, mask, row)
             if self._matcher.is_error():
-                self.error = self._matcher.get_error()
+                self._lose(self._num_accepted)
                 mask[row] = -1
+        if self._must_close and not self.error:
+            self._close(mask, row)
+
+    def _close(self, mask: np.ndarray, row: int) -> None:
+        """Leave nothing but the end of thinking, unless a character is to be finished first."""
+        end = self._markers.think_end
+        if end is None or end.token is None:
+            return
+        bit = np.uint32(1 << (end.token % 32)).view(np.int32)
+        word = end.token // 32
+        if mask[row, word] & bit:
+            mask[row] = 0
+            mask[row, word] = bit
+
+    def _lose(self, num_guided: int) -> None:
+        assert self._matcher is not None
+        self.error = _reason(self._matcher.get_error())
+        self._num_guided = num_guided
 
     @property
     def _must_close(self) -> bool:
@@ -96,8 +173,9 @@ class Guide:
         if self._is_thinking:
             self._num_thought += 1
             self._is_thinking = end is None or token != end.token
-        elif self._num_accepted == 1 and start is not None:
-            self._is_thinking = token == start.token
+        elif self._may_open:
+            self._is_thinking = start is not None and token == start.token
+            self._may_open = token in self._blank_tokens
 
 
 class Grammars:
@@ -110,8 +188,8 @@ class Grammars:
         self._vocab_size = vocab_size
         self._compiled: OrderedDict[str, LLMatcher] = OrderedDict()
         self._ll: LLTokenizer | None = None
-        parser = getattr(tokenizer.tool_parser, "__module__", "")
-        self.can_force_tools = parser.endswith(".json_tools")
+        self._blank: frozenset[int] | None = None
+        self.can_force_tools = is_json_format(tokenizer.tool_parser)
         """Whether we can write the calls that this model's parser reads."""
 
     def guide(
@@ -124,48 +202,76 @@ class Grammars:
         Raises:
             InvalidRequest: what is asked for cannot be enforced, and why.
         """
-        body = self._body(prompt)
-        if body is None and max_reasoning_tokens is None:
+        rules = self._rules(prompt, tokens)
+        end = self._markers.think_end
+        budget = max_reasoning_tokens if end is not None else None
+        if rules is None and budget is None:
             return None
-        matcher = None
-        if body is not None:
-            matcher = self._matcher(self._thinking_first(body, prompt, tokens), _param(prompt))
+        if budget is not None and end is not None and end.token is None:
+            raise InvalidRequest(
+                "This model's thinking cannot be closed by force.",
+                param="max_reasoning_tokens",
+                code="unsupported_parameter",
+            )
         return Guide(
-            matcher,
+            None if rules is None else self._matcher(rules, _param(prompt)),
             self._markers,
             is_thinking=self._markers.opens_thinking(tokens, self._tokenizer),
-            max_reasoning_tokens=max_reasoning_tokens,
+            max_reasoning_tokens=budget,
+            blank_tokens=self._blank_tokens if budget is not None else frozenset(),
         )
 
-    # From what is asked for to a grammar in Lark's notation
+    # From what is asked for to rules in Lark's notation
 
-    def _body(self, prompt: Prompt) -> str | None:
+    def _rules(self, prompt: Prompt, tokens: Sequence[int]) -> Rules | None:
+        """The rules of the whole answer; None when it is free."""
+        body = self._body(prompt)
+        if body is None:
+            return None
+        return Rules(
+            self._thinking_first(body.lark, prompt, tokens), body.others, optional=body.optional
+        )
+
+    def _body(self, prompt: Prompt) -> Rules | None:
         """The rules of the answer proper, with `body` as their start; None when it is free."""
         if prompt.forced_tools:
             forced = [tool for tool in prompt.tools if tool.name in prompt.forced_tools]
-            return self._calls(forced, prompt) + "\nbody: calls"
-        strict = [tool for tool in prompt.tools if tool.strict] if self.can_force_tools else []
+            return self._calls("calls", forced, prompt)
         if prompt.constraint is not None:
-            answer = _answer(prompt.constraint)
+            answer = {"answer": _answer(prompt.constraint)}
             if not (prompt.tools and self.can_force_tools):
-                return answer + "\nbody: answer"
-            return answer + "\n" + self._calls(prompt.tools, prompt) + "\nbody: answer | calls"
-        if strict:
-            calls = self._calls(prompt.tools, prompt)
-            return f"{calls}\nbody: text? (calls text?)?\ntext: {ANYTHING}"
+                return Rules("body: @answer", answer)
+            calls = self._calls("@answer | calls", prompt.tools, prompt)
+            return Rules(calls.lark, {**answer, **calls.others}, calls.optional)
+        if self.can_force_tools and any(tool.strict for tool in prompt.tools):
+            calls = self._calls("TEXT? (calls TEXT?)?", prompt.tools, prompt)
+            return Rules(f"{calls.lark}\nTEXT: {self._text}", calls.others, calls.optional)
         return None
+
+    @property
+    def _text(self) -> str:
+        """Anything that opens no call."""
+        start = self._markers.tool_start
+        if start is None or start.token is not None:
+            return ANYTHING
+        return rf"{ANYTHING} & ~/(.|\n)*{_escaped(start.text)}(.|\n)*/"
 
     def _thinking_first(self, body: str, prompt: Prompt, tokens: Sequence[int]) -> str:
         """Let the model think before its answer, unless it was told not to."""
         start, end = self._markers.think_start, self._markers.think_end
-        rest = "" if end is None else rf"{ANYTHING} {_terminal(end)} /\n{{0,2}}/"
-        if self._markers.opens_thinking(tokens, self._tokenizer):
-            return f"start: thought body\nthought: {rest}\n{body}"
-        if start is None or _says_not_to_think(prompt):
+        is_open = self._markers.opens_thinking(tokens, self._tokenizer)
+        if start is None or end is None or (_says_not_to_think(prompt) and not is_open):
             return f"start: body\n{body}"
-        return f"start: thought? body\nthought: {_terminal(start)} {rest}\n{body}"
+        if end.token is not None:
+            rest = f"rest: {ANYTHING} {_terminal(end)}"
+        else:
+            rest = rf"rest[lazy]: /(.|\n)*{_escaped(end.text)}/"
+        opening = "rest" if is_open else f"({_terminal(start)} rest"
+        closing = "" if is_open else ")?"
+        return rf"start: {opening} /\n{{0,2}}/{closing} body" + f"\n{rest}\n{body}"
 
-    def _calls(self, tools: Sequence[Tool], prompt: Prompt) -> str:
+    def _calls(self, body: str, tools: Sequence[Tool], prompt: Prompt) -> Rules:
+        """The rules of `body`, in which `calls` are calls of these tools."""
         start, end = self._markers.tool_start, self._markers.tool_end
         if not self.can_force_tools or start is None or end is None:
             raise InvalidRequest(
@@ -174,48 +280,124 @@ class Grammars:
                 param="tool_choice",
                 code="unsupported_parameter",
             )
-        num_more = "" if prompt.max_tool_calls == 1 else r' ("\n" call)*'
-        rules = [f"calls: call{num_more}", f"call: {' | '.join(_names(tools))}"]
-        for name, tool in zip(_names(tools), tools, strict=True):
+        names = [f"tool_{index}" for index in range(len(tools))]
+        lark = [
+            f"body: {body}",
+            "calls: call" + ("" if prompt.max_tool_calls == 1 else r' ("\n" call)*'),
+            f"call: {_terminal(start)} ({' | '.join(names)}) {_terminal(end)}",
+        ]
+        for name, tool in zip(names, tools, strict=True):
             head = json.dumps(f'\n{{"name": {json.dumps(tool.name)}, "arguments": ')
-            rules.append(
-                f"{name}: {_terminal(start)} {head} {name}_arguments {json.dumps('}' + chr(10))} "
-                f"{_terminal(end)}"
-            )
-            rules.append(f"{name}_arguments: %json {_schema(tool.parameters)}")
-        return "\n".join(rules)
+            tail = json.dumps("}\n")
+            lark.append(f"{name}: {head} @{name} {tail}")
+        return Rules(
+            "\n".join(lark),
+            {n: _schema(t.parameters) for n, t in zip(names, tools, strict=True)},
+            frozenset(n for n, t in zip(names, tools, strict=True) if not t.strict),
+        )
 
     # Compiling
 
-    def _matcher(self, grammar: str, param: str) -> LLMatcher:
-        """A matcher of the caller's own. Raises `InvalidRequest`."""
-        if grammar in self._compiled:
-            self._compiled.move_to_end(grammar)
-            return self._compiled[grammar].deep_copy()
-        if len(grammar) > MAX_GRAMMAR:
-            raise _refused("it is too large", param)
-        matcher = LLMatcher(self._tokens, grammar, log_level=0, limits=LIMITS)
+    def _matcher(self, rules: Rules, param: str) -> LLMatcher:
+        """A matcher at its start, which others use too. Raises `InvalidRequest`."""
+        key = self._written(rules, param)
+        if key in self._compiled:
+            self._compiled.move_to_end(key)
+            return self._compiled[key]
+        others = {name: _adapted_grammar(grammar) for name, grammar in rules.others.items()}
+        for name, grammar in others.items():
+            if reason := self._why_not(name, grammar):
+                if name not in rules.optional:
+                    raise _refused(reason, param)
+                others[name] = _schema(ANY_OBJECT)
+        matcher = self._compile({"": {"lark_grammar": rules.lark}, **others})
         if matcher.is_error():
             raise _refused(_reason(matcher.get_error()), param)
-        self._compiled[grammar] = matcher
+        self._compiled[key] = matcher
         if len(self._compiled) > NUM_CACHED:
             self._compiled.popitem(last=False)
-        return matcher.deep_copy()
+        return matcher
+
+    def _written(self, rules: Rules, param: str) -> str:
+        """The rules as text, if they can be written at all. Raises `InvalidRequest`."""
+        if any(_depth(grammar) > MAX_DEPTH for grammar in rules.others.values()):
+            raise _refused(f"it is nested deeper than {MAX_DEPTH} levels", param)
+        try:
+            text = json.dumps([rules.lark, rules.others], ensure_ascii=False, allow_nan=False)
+            text.encode()
+        except UnicodeEncodeError:
+            raise _refused("it contains half of a surrogate pair", param) from None
+        except ValueError:
+            raise _refused("it contains a number that JSON has no way to write", param) from None
+        if len(text) > MAX_GRAMMAR:
+            raise _refused(f"it has more than {MAX_GRAMMAR} characters", param)
+        return text + json.dumps(sorted(rules.optional))
+
+    def _why_not(self, name: str, grammar: Grammar) -> str | None:
+        """Say why a grammar cannot be enforced, if it cannot."""
+        values = list(_values(grammar.get("json_schema", {})))
+        if any(isinstance(v, str) and len(v) > MAX_TEXT for v in values):
+            return f"it contains a text of more than {MAX_TEXT} characters"
+        if _multiple(values) > MAX_MULTIPLE:
+            return f"multipleOf is finer or larger than {MAX_MULTIPLE} steps"
+        if _num_optional(grammar.get("json_schema")) > MAX_OPTIONAL:
+            return f"an object has more than {MAX_OPTIONAL} optional properties"
+        matcher = self._compile({name: grammar})
+        mask = np.zeros((1, (self._vocab_size + 31) // 32), np.int32)
+        # Some that can be compiled fail at the first step.
+        for _ in range(NUM_TRIED):
+            if matcher.is_error() or matcher.is_stopped():
+                break
+            fill_next_token_bitmask(matcher, mask)
+            allowed = np.flatnonzero(np.unpackbits(mask.view(np.uint8), bitorder="little"))
+            going_on = [t for t in allowed[:64].tolist() if t not in self._tokenizer.eos_token_ids]
+            if not going_on or not matcher.consume_token(going_on[0]):
+                break
+        return _reason(matcher.get_error()) if matcher.is_error() else None
+
+    def _compile(self, grammars: Mapping[str, Grammar]) -> LLMatcher:
+        named = [{"name": name, **grammar} for name, grammar in grammars.items()]
+        text = json.dumps({"grammars": named})
+        return LLMatcher(self._tokens, text, log_level=0, limits=LIMITS)
 
     @property
     def _tokens(self) -> LLTokenizer:
-        """The vocabulary as llguidance needs it. Takes seconds for a large one, once."""
+        """The vocabulary as llguidance needs it. Takes seconds for a large one, once.
+
+        Raises:
+            InvalidRequest: it cannot be read.
+        """
         if self._ll is None:
-            vocabulary = json.loads(self._tokenizer.backend_tokenizer.to_str())
-            # Only a special token is told apart from the text that it is spelled with.
-            for token in vocabulary["added_tokens"]:
-                token["special"] = token["special"] or token["content"][:1] in "<["
-            self._ll = LLTokenizer(
-                json.dumps(vocabulary),
-                n_vocab=self._vocab_size,
-                eos_token=sorted(self._tokenizer.eos_token_ids),
-            )
+            try:
+                self._ll = self._read_tokens()
+            except Exception as error:  # whatever a tokenizer's files can make a library do
+                log.warning("the tokenizer cannot be read for grammars: %s", error)
+                raise InvalidRequest(
+                    "Nothing can be enforced with this model: its tokenizer is of a kind that "
+                    "grammars cannot be matched against.",
+                    code="unsupported_parameter",
+                ) from error
         return self._ll
+
+    def _read_tokens(self) -> LLTokenizer:
+        vocabulary = json.loads(self._tokenizer.backend_tokenizer.to_str())
+        # Only a special token is told apart from the text that it is spelled with.
+        for token in vocabulary["added_tokens"]:
+            token["special"] = token["special"] or token["content"][:1] in "<["
+        return LLTokenizer(
+            json.dumps(vocabulary),
+            n_vocab=self._vocab_size,
+            eos_token=sorted(self._tokenizer.eos_token_ids),
+        )
+
+    @property
+    def _blank_tokens(self) -> frozenset[int]:
+        if self._blank is None:
+            tokens = range(self._vocab_size)
+            self._blank = frozenset(
+                t for t in tokens if not token_bytes(self._tokenizer, t).strip()
+            )
+        return self._blank
 
 
 def _says_not_to_think(prompt: Prompt) -> bool:
@@ -224,48 +406,165 @@ def _says_not_to_think(prompt: Prompt) -> bool:
 
 
 def _param(prompt: Prompt) -> str:
-    return prompt.constraint.param if prompt.constraint is not None else "tools"
+    if prompt.constraint is None or prompt.forced_tools:
+        return "tools"
+    return prompt.constraint.param
 
 
-def _answer(constraint: Constraint) -> str:
-    """The rule named `answer`."""
+def _answer(constraint: Constraint) -> Grammar:
     match constraint.kind, constraint.value:
         case "json", value:
-            return f"answer: %json {_schema(value)}"
+            return _schema(value)
+        case "regex" | "grammar", str(text) if len(text) > MAX_TEXT:
+            raise _refused(f"it has more than {MAX_TEXT} characters", constraint.param)
         case "regex", str(pattern):
-            # A slash ends an expression in Lark.
-            return f"answer: /{pattern.replace('/', chr(92) + '/')}/"
+            return {"lark_grammar": f"start: /{_slashes_escaped(pattern)}/"}
         case "choice", choices:
-            return "answer: " + " | ".join(json.dumps(choice) for choice in choices)
+            if any(len(choice) > MAX_TEXT for choice in choices):
+                raise _refused(f"a choice has more than {MAX_TEXT} characters", constraint.param)
+            return {"lark_grammar": "start: " + " | ".join(map(_quoted, choices))}
         case "grammar", str(text):
-            return _renamed(text)
+            return {"lark_grammar": _as_lark(text, constraint.param)}
     raise InvalidRequest("This constraint is not known.", param=constraint.param)
 
 
-def _renamed(text: str) -> str:
-    """A client's grammar (Lark or GBNF), with its start rule under our name."""
-    return "answer: start_of_answer\n" + "\n".join(
-        "start_of_answer:" + line.partition(":")[2] if line.startswith("start:") else line
-        for line in any_to_lark(text).splitlines()
-    )
+def _as_lark(text: str, param: str) -> str:
+    """A client's grammar, which may be written in GBNF."""
+    if "::=" not in text:
+        return text
+    try:
+        return any_to_lark(text)
+    except Exception as error:  # its parser raises whatever it stumbles over
+        raise _refused(_reason(str(error)), param) from None
 
 
-def _schema(schema: Mapping[str, Any]) -> str:
-    return json.dumps({**(schema or {"type": "object"}), "x-guidance": LAYOUT})
+def _schema(schema: Mapping[str, Any]) -> Grammar:
+    return {"json_schema": {**(schema or ANY_OBJECT), "x-guidance": LAYOUT}}
 
 
-def _names(tools: Sequence[Tool]) -> list[str]:
-    return [f"tool_{index}" for index in range(len(tools))]
+def _adapted_grammar(grammar: Grammar) -> Grammar:
+    if "json_schema" not in grammar:
+        return grammar
+    return {"json_schema": _adapted(grammar["json_schema"])}
+
+
+def _adapted(schema: Any) -> Any:
+    """Leave out what demands nothing, or nothing more, where llguidance would refuse it.
+
+    Pydantic names formats of its own; Zod puts beside `email` a pattern that looks around, and
+    says of the names in an object that they are strings.
+    """
+    if not isinstance(schema, Mapping):
+        return [_adapted(s) for s in schema] if isinstance(schema, list) else schema
+    adapted = {}
+    for key, value in schema.items():
+        match key, value:
+            case "format", str() if value not in FORMATS:
+                continue
+            case "pattern", str() if "(?" in value and schema.get("format") in FORMATS:
+                if re.search(r"\(\?<?[=!]", value):
+                    continue
+            case ("propertyNames", {"type": "string", **rest}) if not rest:
+                continue
+            case "uniqueItems", False:
+                continue
+            case "properties" | "patternProperties" | "$defs" | "definitions", Mapping():
+                value = {name: _adapted(child) for name, child in value.items()}
+            case "const" | "enum" | "default" | "examples", _:
+                pass
+            case _:
+                value = _adapted(value)
+        adapted[key] = value
+    return adapted
 
 
 def _terminal(marker: Marker) -> str:
     return f"<[{marker.token}]>" if marker.token is not None else json.dumps(marker.text)
 
 
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _slashes_escaped(pattern: str) -> str:
+    """An expression as it stands between slashes in Lark's notation."""
+    escaped = re.sub(r"(\\.)|/", lambda m: m[1] or r"\/", pattern, flags=re.DOTALL)
+    # An escaped line is still a line, which would end the expression.
+    return escaped.replace("\n", r"\n")
+
+
+def _escaped(text: str) -> str:
+    return _slashes_escaped(re.escape(text))
+
+
+def _depth(value: Any) -> int:
+    """How many objects and lists stand inside each other; counted no further than needed."""
+    depth, level = 0, [value]
+    while level and depth <= MAX_DEPTH:
+        depth += 1
+        level = [
+            child
+            for parent in level
+            for child in (parent.values() if isinstance(parent, Mapping) else parent)
+            if isinstance(child, Mapping | list | tuple)
+        ]
+    return depth
+
+
+def _values(value: Any, key: str = "") -> Iterator[Any]:
+    """Every text of a schema, keys too, and every `multipleOf` as a fraction."""
+    match value:
+        case str():
+            yield value
+        case Mapping():
+            for name, child in value.items():
+                yield name
+                yield from _values(child, name)
+        case list() | tuple():
+            for child in value:
+                yield from _values(child)
+        case int() | float() if key == "multipleOf" and value > 0:
+            yield Fraction(str(value))
+
+
+def _num_optional(value: Any) -> int:
+    """Count the optional properties of the object that has the most."""
+    match value:
+        case {"properties": Mapping() as properties, **rest}:
+            required = rest.get("required")
+            names = (
+                {n for n in required if isinstance(n, str)} if isinstance(required, list) else ()
+            )
+            inner = max(map(_num_optional, [*properties.values(), *rest.values()]), default=0)
+            return max(inner, len(properties.keys() - names))
+        case Mapping():
+            return max(map(_num_optional, value.values()), default=0)
+        case list() | tuple():
+            return max(map(_num_optional, value), default=0)
+    return 0
+
+
+def _multiple(values: Sequence[Any]) -> int:
+    """The least common multiple of the fractions, in units of the finest of them."""
+    fractions = [v for v in values if isinstance(v, Fraction)]
+    unit = math.lcm(*(f.denominator for f in fractions))
+    return math.lcm(*(int(f * unit) for f in fractions))
+
+
 def _reason(error: str) -> str:
-    """The first line of llguidance's word on a grammar; nothing of ours is in it."""
-    return error.strip().splitlines()[0][:200] if error.strip() else "it cannot be compiled"
+    """One line of llguidance's word on a grammar; nothing of ours is in it."""
+    lines = [line.strip() for line in error.strip().splitlines()]
+    if not lines:
+        return "it cannot be compiled"
+    if lines[0].startswith("NoExtension"):
+        return "nothing satisfies it"
+    if lines[0].startswith("panic"):
+        return "it is too large"
+    # An expression's fault is told below a drawing of it.
+    return next((line for line in lines if line.startswith("error:")), lines[0])[:200]
 
 
 def _refused(reason: str, param: str) -> InvalidRequest:
-    return InvalidRequest(f"This cannot be enforced: {reason}.", param=param, code="invalid_schema")
+    return InvalidRequest(
+        f"This cannot be enforced: {reason.rstrip('.')}.", param=param, code="invalid_schema"
+    )

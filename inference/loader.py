@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import logging
 import resource
 from collections.abc import Iterator, Mapping
@@ -93,6 +94,7 @@ def load(options: LoadOptions) -> LoadedModel:
             tools=template.can_call_tools,
             fingerprint=_fingerprint(options, version("mlx"), version("mlx-lm")),
             num_bytes=weight_bytes(options.folder),
+            sampling_defaults=_sampling_defaults(options.folder),
         ),
         runner=Runner(
             model,
@@ -152,6 +154,17 @@ def _context_window(folder: Path, tokenizer: Any) -> int:
             return window
     length = getattr(tokenizer, "model_max_length", None)
     return length if isinstance(length, int) and 0 < length < 10**7 else DEFAULT_CONTEXT
+
+
+def _sampling_defaults(folder: Path) -> dict[str, float]:
+    """What the model's makers recommend where OpenAI's API has no default."""
+    try:
+        config = json.loads((folder / "generation_config.json").read_text(encoding="utf-8"))
+        said = {"top_k": config.get("top_k"), "min_p": config.get("min_p")}
+    except (OSError, ValueError, AttributeError):
+        return {}
+    numbers = {k: v for k, v in said.items() if isinstance(v, int | float) and v > 0}
+    return {k: v for k, v in numbers.items() if (v <= 1 if k == "min_p" else v == int(v))}
 
 
 def _fingerprint(options: LoadOptions, *versions: str) -> str:

@@ -2,20 +2,21 @@
 
 Where a marker is one token of the vocabulary, only that token is the marker, so that a `</think>`
 spelled out in prose stays prose. Nothing is ever dropped: what cannot be understood as a tool call
-is given as text.
+is given as text. Calls written in JSON are given as they are written (see `tool_call`), all others
+when they are whole; a call cut by `max_tokens` keeps what was given of it, or else is text.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import secrets
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from inference.detokenizer import Detokenizer
-from parts import Part, Reasoning, Text, Tool, ToolArguments, ToolCall
+from inference.tool_call import JsonCall, new_call
+from parts import Part, Reasoning, Text, Tool, ToolArguments
 
 log = logging.getLogger(__name__)
 
@@ -87,8 +88,11 @@ class Parser:
         self._tool_parser = tool_parser if tools else None
         self._held = ""
         """Text of which it is not yet known what it is: part of a marker, or white space."""
-        self._call_text = ""
+        self._is_json_format = is_json_format(tool_parser)
+        self._call = JsonCall()
         self._skips_space = is_thinking
+        self.num_calls = 0
+        """Calls that have been given whole."""
         self.section: Section = "reasoning" if is_thinking else "start"
 
     def add(self, token: int) -> list[Part]:
@@ -105,6 +109,7 @@ class Parser:
         """Give all that is left when the answer ends, or `is_cut` short wherever it is."""
         parts = list(self._take(self._detokenizer.flush()))
         if self.section == "tool":
+            parts += self._continue_call(self._held)
             parts += self._close_call(is_complete=False, is_cut=is_cut)
         elif self._held:
             parts.append(self._part(self._held))
@@ -146,7 +151,7 @@ class Parser:
         elif self.section == "reasoning":
             self.section, self._skips_space = "content", True
         else:
-            self.section, self._call_text = "tool", ""
+            self.section, self._call = "tool", JsonCall()
 
     # Text
 
@@ -206,19 +211,36 @@ class Parser:
 
     def _take_call(self, text: str) -> Generator[Part, None, str]:
         """Take text inside a call; return the text behind its end."""
-        self._call_text += text
         end = self._markers.tool_end
-        if end is None or end.token is not None or end.text not in self._call_text:
+        if end is None or end.token is not None:
+            yield from self._continue_call(text)
             return ""
-        self._call_text, _, rest = self._call_text.partition(end.text)
-        yield from self._close_call(is_complete=True)
-        return rest
+        inside, marker, rest = text.partition(end.text)
+        if marker:
+            yield from self._continue_call(inside)
+            yield from self._close_call(is_complete=True)
+            return rest
+        certain = _start_of(end.text, text)
+        self._held = text[certain:]
+        yield from self._continue_call(text[:certain])
+        return ""
+
+    def _continue_call(self, text: str) -> Iterator[Part]:
+        if self._is_json_format:
+            yield from self._call.add(text)
+        else:
+            self._call.text += text
 
     def _close_call(self, *, is_complete: bool, is_cut: bool = False) -> Iterator[Part]:
-        text, self._call_text = self._call_text, ""
         self.section, self._skips_space = "content", True
+        if self._call.is_certain:
+            self.num_calls += not is_cut
+            yield from self._call.close()
+            return
+        text = self._call.text
         # Some of mlx-lm's parsers make a call with fewer arguments of one that is cut short.
         calls = [] if is_cut else self._parsed(text)
+        self.num_calls += len(calls)
         if not calls:
             log.warning("the model wrote a tool call that cannot be parsed; it is given as text")
             self._skips_space = False
@@ -227,7 +249,7 @@ class Parser:
                 (start.text if start else "") + text + (end.text if end and is_complete else "")
             )
         for name, arguments in calls:
-            yield ToolCall(f"call_{secrets.token_hex(12)}", name)
+            yield new_call(name)
             yield ToolArguments(arguments)
 
     def _parsed(self, text: str) -> list[tuple[str, str]]:
@@ -238,6 +260,11 @@ class Parser:
             return [_name_and_arguments(c) for c in (calls if isinstance(calls, list) else [calls])]
         except Exception:  # the parsers of mlx-lm raise whatever they stumble over
             return []
+
+
+def is_json_format(tool_parser: ToolParser | None) -> bool:
+    """Whether calls are written as `{"name": …, "arguments": {…}}` between the markers."""
+    return getattr(tool_parser, "__module__", "").endswith(".json_tools")
 
 
 def _name_and_arguments(call: Any) -> tuple[str, str]:

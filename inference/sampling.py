@@ -104,14 +104,14 @@ class Sampler:
             :, None
         ]
         self._top_p = mx.array([p.top_p for p in params])[:, None]
-        self._min_p = mx.array([p.min_p for p in params])[:, None]
+        self._min_p = mx.array([p.min_p or 0.0 for p in params])[:, None]
         v = self._vocab_size
         self._top_k = mx.array([min(p.top_k or v, v) for p in params])[:, None]
         # A greedy row's filters are not used.
         drawn = [p for p in params if p.temperature >= COLDEST]
         self._has_top_p = any(p.top_p < 1 for p in drawn)
         self._has_top_k = any(p.top_k for p in drawn)
-        self._has_min_p = any(p.min_p > 0 for p in drawn)
+        self._has_min_p = any(p.min_p for p in drawn)
         self._keys = mx.array([_key(row.seed) for row in rows], dtype=mx.uint32)
         self._position = mx.array([[0, len(row.generated)] for row in rows], dtype=mx.uint32)
 
@@ -124,7 +124,7 @@ class Sampler:
         return mx.argmax(logits + noise, axis=-1)
 
     def _filtered(self, logits: mx.array) -> mx.array:
-        """Set to -inf what top_k, top_p and min_p leave out, each row by its own threshold."""
+        """Set to -inf what top_k, top_p and min_p leave out, each row by its own rules."""
         if self._has_min_p:
             highest = mx.max(logits, axis=-1, keepdims=True)
             # log 0 = -inf leaves every token in.
@@ -132,16 +132,20 @@ class Sampler:
         if not (self._has_top_k or self._has_top_p):
             return logits
         descending = -mx.sort(-logits, axis=-1)
-        threshold = mx.take_along_axis(descending, self._top_k - 1, axis=-1)
+        num_kept = self._top_k
         if self._has_top_p:
-            probs = mx.softmax(mx.where(descending < threshold, -mx.inf, descending), axis=-1)
+            is_among_k = mx.arange(self._vocab_size) < self._top_k
+            probs = mx.softmax(mx.where(is_among_k, descending, -mx.inf), axis=-1)
             before = mx.cumsum(probs, axis=-1) - probs
             # The first token that brings the sum to top_p is the last one kept.
-            num_kept = mx.sum(before < self._top_p, axis=-1, keepdims=True)
-            num_kept = mx.where(self._top_p < 1, mx.maximum(num_kept, 1), self._vocab_size)
-            by_p = mx.take_along_axis(descending, num_kept - 1, axis=-1)
-            threshold = mx.maximum(threshold, by_p)
-        return mx.where(logits < threshold, -mx.inf, logits)
+            by_p = mx.maximum(mx.sum(before < self._top_p, axis=-1, keepdims=True), 1)
+            num_kept = mx.where(self._top_p < 1, mx.minimum(num_kept, by_p), num_kept)
+        threshold = mx.take_along_axis(descending, num_kept - 1, axis=-1)
+        # Of several equally likely tokens at the threshold, the first are kept.
+        is_above, is_at = logits > threshold, logits == threshold
+        num_at = num_kept - mx.sum(is_above, axis=-1, keepdims=True)
+        is_kept = is_above | (is_at & (mx.cumsum(is_at.astype(mx.int32), axis=-1) <= num_at))
+        return mx.where(is_kept, logits, -mx.inf)
 
     # Penalties
 

@@ -13,7 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 from inference.parser import Parser
 from inference.stop import StopScanner
-from parts import Finish, FinishReason, Part, SamplingParams, Text, TokenLogprob, ToolCall, Usage
+from parts import (
+    Finish,
+    FinishReason,
+    Part,
+    SamplingParams,
+    Text,
+    TokenLogprob,
+    ToolArguments,
+    ToolCall,
+    Usage,
+)
 
 if TYPE_CHECKING:
     from inference.grammar import Guide
@@ -91,7 +101,7 @@ class Sequence:
         Raises:
             RuntimeError: its guide has lost its way.
         """
-        if self.guide is not None and self.guide.error:
+        if self.guide is not None and self.guide.is_lost(len(self.generated)):
             raise RuntimeError(f"the grammar cannot go on: {self.guide.error}")
         self.generated.append(token)
         if token in self._stop_tokens:
@@ -106,7 +116,7 @@ class Sequence:
         said = self._spoken(parts)
         if self._stop.has_stopped:
             return [*said, *self._finish("stop")]
-        if self._max_tool_calls is not None and self._num_tool_calls >= self._max_tool_calls:
+        if self._max_tool_calls is not None and self._parser.num_calls >= self._max_tool_calls:
             return [*said, *self._finish("stop")]
         if len(self.generated) >= self.params.max_tokens:
             return said + self._end("length")
@@ -134,17 +144,17 @@ class Sequence:
         for part in parts:
             if self._stop.has_stopped:
                 break
+            # A model may write several calls at once.
+            is_last_call = self._num_tool_calls == self._max_tool_calls
+            if is_last_call and not isinstance(part, ToolArguments):
+                break
             if isinstance(part, Text):
                 if text := self._stop.add(part.text):
                     said.append(self._text(text))
                 continue
             if rest := self._stop.flush():
                 said.append(self._text(rest))
-            if isinstance(part, ToolCall):
-                # A model may write several calls at once.
-                if self._num_tool_calls == self._max_tool_calls:
-                    break
-                self._num_tool_calls += 1
+            self._num_tool_calls += isinstance(part, ToolCall)
             said.append(part)
         return said
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from inference.loader import LoadOptions, load
+from inference.loader import LoadOptions, _sampling_defaults, load
 from parts import Message, Prompt, Unavailable
 from tests.conftest import DEMO, ROOT
 
@@ -43,6 +43,30 @@ def test_the_demo_model_is_loaded_with_what_is_known_about_it() -> None:
     assert 1271 in model.stop_tokens
     assert model.runner.can_batch
     assert model.render(Prompt((Message("user", "hi"),)))
+
+
+@pytest.mark.parametrize(
+    ("said", "read"),
+    [
+        ({"top_k": 20, "min_p": 0.05, "temperature": 0.6}, {"top_k": 20, "min_p": 0.05}),
+        ({"top_k": 0, "min_p": 0.0}, {}),
+        ({"top_k": None, "min_p": 1.5}, {}),
+        ({"top_k": "20", "min_p": -1}, {}),
+        ({"top_k": 1.5}, {}),
+        ({}, {}),
+    ],
+)
+def test_the_models_own_sampling_defaults_are_read(folder: Path, said: Any, read: Any) -> None:
+    (folder / "generation_config.json").write_text(json.dumps(said))
+    assert load(options(folder)).card.sampling_defaults == read
+
+
+def test_a_model_without_readable_sampling_defaults_has_none(folder: Path) -> None:
+    for text in ("[", "[]"):
+        (folder / "generation_config.json").write_text(text)
+        assert _sampling_defaults(folder) == {}
+    (folder / "generation_config.json").unlink()
+    assert load(options(folder)).card.sampling_defaults == {}
 
 
 def test_the_context_can_be_set() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from inference.detokenizer import Detokenizer
 from inference.parser import Markers, Parser, ToolParser
-from parts import Part, Reasoning, Text, Tool, ToolCall
+from parts import Part, Reasoning, Text, Tool, ToolArguments, ToolCall
 from tests.inference.spoken import (
     WEATHER,
     Folded,
@@ -198,7 +199,6 @@ def test_without_tools_the_markers_are_text(tokenizer: Any) -> None:
 @pytest.mark.parametrize(
     "payload",
     [
-        PARIS[:-1],
         "",
         "[]",
         "[1, 2]",
@@ -212,10 +212,13 @@ def test_without_tools_the_markers_are_text(tokenizer: Any) -> None:
         '{"name": "weather", "arguments": [1]}',
         '{"name": "weather", "arguments": "Paris"}',
         '{"name": "weather", "arguments": "[1]"}',
-        '{"name": "weather", "arguments": {"path": "C:\\dir"}}',
-        '{"name": "weather", "arguments": {"city": NaN}}',
-        '{"name": "weather", "arguments": {"city": "\\ud83d"}}',
+        '{"name": "weather", "arguments": "{\\"city\\": NaN}"}',
+        '{"name": "weather", "arguments": "{\\"city\\": \\"\\\\ud83d\\"}"}',
         '{"name": "\\ud83d", "arguments": {}}',
+        '{"name": "\\d", "arguments": {}}',
+        '{"name": "weather", "arguments"',
+        '{"name": "weather", "arguments": ',
+        '{"name": "' + "f" * 600 + '", "arguments": {"city": "Par',
         "[" * 9000,
     ],
 )
@@ -245,6 +248,118 @@ def test_a_parser_that_answers_with_a_set_leaves_text(tokenizer: Any) -> None:
     )
     found = parsed(parser, as_tokens(tokenizer, [CALL, "f(a={1})", END_CALL]))
     assert (found.text, found.calls) == (CALL + "f(a={1})" + END_CALL, [])
+
+
+# Calls in JSON, while they are written
+
+OPEN = '{"name": "weather", "arguments": '
+
+
+def parts_of(parser: Parser, tokens: Sequence[int], *, is_cut: bool = False) -> list[Part]:
+    return [*(p for t in tokens for p in parser.add(t)), *parser.flush(is_cut=is_cut)]
+
+
+@pytest.mark.parametrize("is_spelled", [False, True])
+def test_arguments_are_given_as_they_are_written(tokenizer: Any, is_spelled: bool) -> None:
+    parser = make_parser(tokenizer, tools=[WEATHER], is_spelled=is_spelled)
+    before = [p for t in as_tokens(tokenizer, [CALL, OPEN]) for p in parser.add(t)]
+    assert before == []
+    given = []
+    for letter in '{"a": "b"}':
+        (token,) = as_tokens(tokenizer, [letter])
+        given.append([p.text for p in parser.add(token) if isinstance(p, ToolArguments)])
+    assert given == [[letter] for letter in '{"a": "b"}']
+
+
+@pytest.mark.parametrize(
+    "written",
+    ["{}", '{ "a" :1,\n  "b": [ {} ] }', '{"a": "}{\\"]\\\\"}', '{"é": "\\u00e9🙂"}', '{"a": 1.0}'],
+)
+def test_the_arguments_are_the_models_own_text(tokenizer: Any, written: str) -> None:
+    tokens = as_tokens(tokenizer, [CALL, f"\n{OPEN}{written} }}\n", END_CALL])
+    found = parsed(make_parser(tokenizer, tools=[WEATHER]), tokens)
+    assert (found.text, found.calls) == ("", [("weather", written)])
+
+
+@pytest.mark.parametrize(
+    ("payload", "arguments", "text"),
+    [
+        (PARIS[:-1], '{"city": "Paris"}', ""),
+        (PARIS[:-2], '{"city": "Paris"', ""),
+        (OPEN + '{"path": "C:\\dir"}}', '{"path": "C:\\dir"}', ""),
+        (OPEN + '{"city": NaN}}', '{"city": NaN}', ""),
+        (OPEN + '{"city": "\\ud83d"}}', '{"city": "\\ud83d"}', ""),
+        (OPEN + '{"city": "Par', '{"city": "Par', ""),
+        (OPEN + "{1, }}", "{1, }", ""),
+        (OPEN + '{}, "id": 7}', "{}", ""),
+        (OPEN + "{}} and more", "{}", "} and more"),
+    ],
+)
+@pytest.mark.parametrize("is_spelled", [False, True])
+def test_a_call_that_was_given_keeps_what_the_model_wrote(
+    tokenizer: Any, payload: str, arguments: str, text: str, is_spelled: bool
+) -> None:
+    for end in ([END_CALL], []):
+        parser = make_parser(tokenizer, tools=[WEATHER], is_spelled=is_spelled)
+        found = parsed(parser, as_tokens(tokenizer, [CALL, payload, *end]))
+        assert (found.text, found.calls) == (text, [("weather", arguments)])
+        assert parser.num_calls == 1
+
+
+@pytest.mark.parametrize("is_spelled", [False, True])
+def test_a_call_that_is_cut_short_keeps_what_was_given(tokenizer: Any, is_spelled: bool) -> None:
+    parser = make_parser(tokenizer, tools=[WEATHER], is_spelled=is_spelled)
+    tokens = as_tokens(tokenizer, [CALL, OPEN, '{"city": "Par</tool'])
+    found = folded(parts_of(parser, tokens, is_cut=True))
+    assert (found.text, found.calls) == ("", [("weather", '{"city": "Par</tool')])
+    assert parser.num_calls == 0
+
+
+def test_a_call_that_is_cut_before_its_name_is_certain_is_text(tokenizer: Any) -> None:
+    parser = make_parser(tokenizer, tools=[WEATHER])
+    found = folded(parts_of(parser, as_tokens(tokenizer, [CALL, OPEN]), is_cut=True))
+    assert (found.text, found.calls) == (CALL + OPEN, [])
+
+
+JSON_PIECES = st.lists(
+    st.sampled_from([CALL, END_CALL, OPEN, PARIS, *'{}[]":,\\a 1', "</to", "🙂", "\n", "null"]),
+    max_size=10,
+)
+
+
+@settings(deadline=None, max_examples=300)
+@given(JSON_PIECES, st.lists(st.integers(0, 120), max_size=4), st.booleans())
+@example([CALL, OPEN, "{", END_CALL, "a"], [30], False)
+@example([CALL, PARIS, END_CALL, CALL, PARIS], [70], True)
+def test_a_call_is_the_same_in_any_tokens(
+    tokenizer: Any, pieces: list[str], cuts: list[int], is_cut: bool
+) -> None:
+    text = CALL + OPEN + "".join(pieces)
+
+    def answer(tokens: Sequence[int]) -> Folded:
+        parser = make_parser(tokenizer, tools=[WEATHER], is_spelled=True)
+        return folded(parts_of(parser, tokens, is_cut=is_cut))
+
+    ends = sorted({0, len(text), *(c for c in cuts if c < len(text))})
+    split = [text[a:b] for a, b in itertools.pairwise(ends)]
+    by_letter = answer(as_prose(tokenizer, "".join(text)))
+    assert answer([t for letter in text for t in as_tokens(tokenizer, [letter])]) == by_letter
+    assert answer(as_tokens(tokenizer, split)) == by_letter
+    said = without_space(by_letter.text + "".join(a for _, a in by_letter.calls))
+    assert len(by_letter.calls) or said == without_space(text)
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.dictionaries(st.text(max_size=4), st.text(max_size=8) | st.integers(), max_size=3))
+def test_any_arguments_come_through_as_they_were(tokenizer: Any, value: dict[str, Any]) -> None:
+    try:
+        written = json.dumps(value, ensure_ascii=False)
+        written.encode()
+    except UnicodeEncodeError:
+        written = json.dumps(value)
+    tokens = as_tokens(tokenizer, [CALL, OPEN + written + "}", END_CALL])
+    found = parsed(make_parser(tokenizer, tools=[WEATHER]), tokens)
+    assert found.calls == [("weather", written)]
 
 
 # Any answer, in any tokens

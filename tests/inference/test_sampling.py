@@ -160,6 +160,44 @@ def test_only_what_the_filters_leave_is_drawn_and_all_of_it(
     assert {t for t in kept if share[t] > 0.01} <= set(drawn.tolist())
 
 
+def tied_logits() -> np.ndarray:
+    return np.array([[1, 3, 3, 0, 3, 3, 2, 2, -1, 3]], np.float32)
+
+
+@pytest.mark.parametrize(
+    ("filters", "kept"),
+    [
+        ({"top_k": 1}, {1}),
+        ({"top_k": 3}, {1, 2, 4}),
+        ({"top_k": 6}, {1, 2, 4, 5, 9, 6}),
+        ({"top_p": 0.01}, {1}),
+        ({"top_p": 0.4}, {1, 2, 4}),
+        ({"top_k": 4, "top_p": 0.6}, {1, 2, 4}),
+        ({"top_k": 99}, set(range(10))),
+    ],
+)
+def test_of_equally_likely_tokens_no_more_are_kept_than_asked_for(
+    filters: dict[str, Any], kept: set[int]
+) -> None:
+    drawn = set(draws(tied_logits(), 2000, temperature=2.0, **filters).tolist())
+    assert drawn <= kept
+    assert len(kept) > 6 or drawn == kept
+
+
+def test_a_filter_for_all_keeps_what_the_mask_allows() -> None:
+    mask = mx.array([[0b1001000]], dtype=mx.uint32)
+    rows = [row(seed, top_k=5, top_p=0.99) for seed in range(200)]
+    logits = mx.repeat(mx.array(tied_logits()), 200, axis=0)
+    tokens = Sampler(rows, 10).sample(logits, mx.repeat(mask, 200, axis=0)).tokens
+    assert set(tokens.tolist()) <= {3, 6}
+
+
+def test_what_is_left_to_the_model_filters_nothing_here() -> None:
+    logits = make_logits(4)
+    named = draws(logits, 300, top_k=0, min_p=0.0)
+    assert draws(logits, 300, top_k=None, min_p=None).tolist() == named.tolist()
+
+
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 1.7])
 def test_the_draws_follow_the_distribution(temperature: float) -> None:
     logits = np.array([[2.0, 1.0, 0.5, 0.0, -1.0, -2.0]], np.float32)

@@ -13,7 +13,7 @@ from inference.detokenizer import Detokenizer, token_bytes
 from inference.parser import Markers, Parser
 from inference.sequence import Sequence
 from parts import Finish, Part, SamplingParams, TokenLogprob, Usage
-from tests.inference.spoken import WEATHER, Folded, as_prose, as_tokens, folded
+from tests.inference.spoken import WEATHER, Folded, as_prose, as_tokens, folded, spelled
 
 END = 1271
 THINK, END_THINK, CALL, END_CALL = "<think>", "</think>", "<tool_call>", "</tool_call>"
@@ -165,12 +165,60 @@ def test_an_answer_with_a_call_ends_with_tool_calls(tokenizer: Any) -> None:
     assert finish_of(whole).reason == "tool_calls"
 
 
-def test_a_call_cut_by_max_tokens_is_text_and_the_reason_is_length(tokenizer: Any) -> None:
+@pytest.mark.parametrize("num_missing", [1, 2, 5])
+def test_a_call_cut_by_max_tokens_keeps_what_was_given_and_the_reason_is_length(
+    tokenizer: Any, num_missing: int
+) -> None:
     tokens = as_tokens(tokenizer, [CALL, PARIS, END_CALL])
-    sequence = make_sequence(tokenizer, has_tools=True, max_tokens=len(tokens) - 1)
+    sequence = make_sequence(tokenizer, has_tools=True, max_tokens=len(tokens) - num_missing)
     whole = spoken(tokenizer, sequence, tokens)
-    assert (whole.text, whole.calls) == (CALL + PARIS, [])
+    ((name, arguments),) = whole.calls
+    assert (whole.text, name) == ("", "weather")
+    assert '{"city": "Paris"}'.startswith(arguments) and arguments
     assert finish_of(whole).reason == "length"
+
+
+def test_a_call_of_another_format_cut_by_max_tokens_is_text(tokenizer: Any) -> None:
+    from mlx_lm.tool_parsers.pythonic import parse_tool_call
+
+    tokens = as_tokens(tokenizer, [CALL, "[a(x=1)]"])
+    sequence = make_sequence(
+        tokenizer, has_tools=True, max_tokens=len(tokens), tool_parser=parse_tool_call
+    )
+    whole = spoken(tokenizer, sequence, tokens)
+    assert (whole.text, whole.calls) == (CALL + "[a(x=1)]", [])
+    assert finish_of(whole).reason == "length"
+
+
+def test_the_last_allowed_call_is_finished_before_the_answer_ends(tokenizer: Any) -> None:
+    tokens = as_tokens(tokenizer, [CALL, PARIS, END_CALL])
+    sequence = make_sequence(tokenizer, has_tools=True, max_tool_calls=1)
+    for token in tokens[:-1]:
+        sequence.append(token)
+        assert not sequence.is_finished
+    sequence.append(tokens[-1])
+    assert sequence.is_finished
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_calls_are_given_up_to_the_allowed_number_in_any_tokens(
+    tokenizer: Any, number: int
+) -> None:
+    def answer(tokens: Tokens[int]) -> Folded:
+        parser = Parser(
+            Detokenizer(tokenizer),
+            spelled(Markers.of(tokenizer)),
+            tools=[WEATHER],
+            tool_parser=tokenizer.tool_parser,
+        )
+        sequence = Sequence([1], SamplingParams(), parser, max_tool_calls=number)
+        return spoken(tokenizer, sequence, tokens)
+
+    text = f"{CALL}{PARIS}{END_CALL}" * 3 + " bye"
+    for tokens in (as_prose(tokenizer, text), [t for c in text for t in as_prose(tokenizer, c)]):
+        whole = answer(tokens)
+        assert whole.calls == [("weather", '{"city": "Paris"}')] * number
+        assert (whole.text, finish_of(whole).reason) == ("", "tool_calls")
 
 
 def test_the_answer_ends_with_the_last_call_that_is_allowed(tokenizer: Any) -> None:
