@@ -112,7 +112,9 @@ def create_app(settings: Settings, engine: Engine, store: Store | None = None) -
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await engine.stop()
+        # As long as the streams get: what is made in the background has no connection to wait for.
+        await engine.stop(settings.drain)
+        await app.state.runs.end()
         await asyncio.to_thread(store.flush)
 
     app = FastAPI(
@@ -169,7 +171,7 @@ async def _load(app: FastAPI, settings: Settings, engine: Engine) -> None:
     print(
         door_log.banner(
             card,
-            f"http://{settings.host}:{app.state.port}",
+            _url(settings.host, app.state.port),
             is_demo=settings.model == str(DEMO_MODEL),
             has_key=settings.api_key is not None,
             origins=", ".join(settings.allowed_origins) or "none",
@@ -177,6 +179,13 @@ async def _load(app: FastAPI, settings: Settings, engine: Engine) -> None:
         file=sys.stderr,
         flush=True,
     )
+
+
+def _url(host: str, port: int) -> str:
+    """Where a client on this machine finds the server."""
+    if host in ("0.0.0.0", "::"):
+        host = "127.0.0.1"
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def _answer_errors(app: FastAPI) -> None:
@@ -227,6 +236,7 @@ def _add_routes(app: FastAPI, settings: Settings, engine: Engine, store: Store) 
         defaults=defaults,
         reasoning_format=reasoning_format,
     )
+    app.state.runs = made.runs
     responses.add_routes(app.router, made)
     conversations.add_routes(app.router, store)
     websocket.add_routes(app.router, made)
@@ -263,6 +273,7 @@ def _add_routes(app: FastAPI, settings: Settings, engine: Engine, store: Store) 
             fingerprint=card.fingerprint if card else "",
             num_choices=body.n,
             include_usage=body.stream_options.include_usage,
+            is_legacy=chat.is_legacy(given),
             reasoning_format=reasoning_format,
         )
         story: door_log.Story = request.state.story

@@ -16,6 +16,7 @@ from protocol.items import normalised
 
 T = TypeVar("T")
 Order = Literal["asc", "desc"]
+NOTHING = ConversationRequest()
 
 
 def add_routes(router: APIRouter, store: Store) -> None:
@@ -29,7 +30,7 @@ def add_routes(router: APIRouter, store: Store) -> None:
             return look()
 
     @router.post("/v1/conversations")
-    async def create(body: ConversationRequest) -> dict[str, Any]:
+    async def create(body: ConversationRequest = NOTHING) -> dict[str, Any]:
         items = normalised(body.items, store.item, param="items")
         return store.create_conversation(body.metadata, items)
 

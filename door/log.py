@@ -85,6 +85,7 @@ def banner(card: ModelCard, url: str, *, is_demo: bool, has_key: bool, origins: 
     lines += [
         "",
         f"  chat         {url}/v1/chat/completions",
+        f"  responses    {url}/v1/responses",
         f"  health       {url}/health",
         f"  web pages    {origins}",
         "",

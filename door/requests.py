@@ -14,8 +14,10 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    ValidationError,
     model_validator,
 )
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 MAX_MESSAGES = 10_000
 MAX_TOOLS = 1_000
@@ -30,8 +32,15 @@ class Permissive(BaseModel):
     @classmethod
     def _empty_is_default(cls, value: Any) -> Any:
         if isinstance(value, dict):
-            return {k: v for k, v in value.items() if v is not None and v != {}}
+            return {k: v for k, v in value.items() if not cls._is_default(k, v)}
         return value
+
+    @classmethod
+    def _is_default(cls, name: str, value: Any) -> bool:
+        """Whether a value stands for none; some languages write an empty object as a list."""
+        field = cls.model_fields.get(name)
+        is_required = field is not None and field.is_required()
+        return value is None or value == {} or (value == [] and not is_required)
 
     def given(self) -> dict[str, Any]:
         """The fields that the client set, as plain JSON."""
@@ -44,6 +53,10 @@ def _listed(value: Any) -> Any:
 
 def _not_negative(value: int) -> int:
     return max(value, 0)
+
+
+def _id_of(value: Any) -> Any:
+    return value["id"] if isinstance(value, dict) and "id" in value else value
 
 
 Stop = Annotated[str, Field(max_length=1000)]
@@ -101,6 +114,56 @@ class ChatMessage(Permissive):
     name: str | None = None
 
 
+def _calls_answered(messages: list[ChatMessage]) -> list[ChatMessage]:
+    """See that every call of a tool has one result before the user speaks again.
+
+    A result without an id answers the oldest open call, as older clients mean it, and the results
+    of a `function_call`, which has no id, are not looked at.
+    """
+    waiting: list[tuple[str, int]] = []  # ids of the calls without a result, and their messages
+    answered: set[str] = set()
+    for index, message in enumerate(messages):
+        if message.role == "tool":
+            answered.add(_answered_call(message, index, waiting, answered))
+        elif message.role == "assistant":
+            called = [str(call.get("id") or "") for call in message.tool_calls or ()]
+            waiting += [(id, index) for id in called]
+            answered -= set(called)  # some models count from the start in every turn
+        elif message.role == "user":
+            _refuse_waiting(waiting)
+    _refuse_waiting(waiting)
+    return messages
+
+
+def _answered_call(
+    message: ChatMessage, index: int, waiting: list[tuple[str, int]], answered: set[str]
+) -> str:
+    """Take the call that a result answers out of those that wait. Raises `ValidationError`."""
+    id = message.tool_call_id
+    for place, (called, _) in enumerate(waiting):
+        if id is None or id == called:
+            del waiting[place]
+            return called
+    if id is None:
+        raise _problem("there is no call that waits for this result", index, "tool_call_id")
+    said = "has a result already" if id in answered else "is not among the calls before it"
+    raise _problem(f"the call {id[:64]!r} {said}", index, "tool_call_id")
+
+
+def _refuse_waiting(waiting: list[tuple[str, int]]) -> None:
+    if waiting:
+        id, index = waiting[0]
+        raise _problem(f"the call {id[:64]!r} has no result", index, "tool_calls")
+
+
+def _problem(message: str, index: int, field: str) -> ValidationError:
+    """A problem of one message, seen by who looks at all of them."""
+    kind = PydanticCustomError("tool_results", "{told}", {"told": message})
+    return ValidationError.from_exception_data(
+        "messages", [InitErrorDetails(type=kind, loc=(index, field), input=None)]
+    )
+
+
 class StreamOptions(Permissive):
     """What a stream holds beside the answer."""
 
@@ -110,7 +173,11 @@ class StreamOptions(Permissive):
 class ChatRequest(Sampling):
     """`POST /v1/chat/completions`."""
 
-    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES)]
+    messages: Annotated[
+        list[ChatMessage],
+        Field(min_length=1, max_length=MAX_MESSAGES),
+        AfterValidator(_calls_answered),
+    ]
     stream_options: StreamOptions = StreamOptions()
     n: Annotated[int, Field(ge=1, le=16)] = 1
     max_tokens: Count | None = None
@@ -155,7 +222,7 @@ class InputRequest(Sampling):
     input: str | Items | None = None
     instructions: str | None = None
     previous_response_id: str | None = None
-    conversation: str | dict[str, Any] | None = None
+    conversation: Annotated[str, BeforeValidator(_id_of)] | None = None
     reasoning: ReasoningOptions | None = None
     text: TextOptions | None = None
     truncation: Literal["auto", "disabled"] | None = None
@@ -192,7 +259,7 @@ class ConversationRequest(Permissive):
 class MetadataRequest(BaseModel):
     """`POST /v1/conversations/{id}`."""
 
-    metadata: Metadata
+    metadata: Annotated[Metadata, BeforeValidator(lambda value: value or {})]
 
 
 class ItemsRequest(BaseModel):

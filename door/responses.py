@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Literal, TypeVar
 
@@ -78,7 +78,7 @@ class Responses:
             if is_warm_up:
                 request = replace(request, params=replace(request.params, max_tokens=1))
             has_to_wait = self.engine.status.waiting > 0
-            answer = await self._submit(request)
+            answer = await self._submit(request, history)
         except BaseException:
             draft.abandon()
             raise
@@ -99,7 +99,8 @@ class Responses:
             has_to_wait=has_to_wait,
             is_warm_up=is_warm_up,
         )
-        self.runs.add(run)
+        if draft.is_kept:
+            self.runs.add(run)
         if self.store.is_over:
             self._tidy()
         return run
@@ -130,8 +131,6 @@ class Responses:
     ) -> Draft:
         """Find what a body continues, unless its `past` is known. Raises `NotFound`."""
         conversation = body.get("conversation") if past is None else None
-        if isinstance(conversation, dict):
-            conversation = conversation.get("id")
         previous = body.get("previous_response_id") if past is None else None
         return await self.revived(
             str(previous or conversation or ""),
@@ -151,12 +150,12 @@ class Responses:
             await asyncio.to_thread(self.store.revive, name)
             return look()
 
-    async def _submit(self, request: responses.ResponseRequest) -> Answer:
+    async def _submit(self, request: responses.ResponseRequest, history: Sequence[Item]) -> Answer:
         """Submit a prompt, without its oldest turns if it does not fit and they may be dropped."""
         try:
             return await self._tried(request.prompt, request.params)
         except ContextLengthExceeded:
-            if not _may_shorten(request):
+            if not (request.can_truncate or _is_compacted((*history, *request.items))):
                 raise
         error: ContextLengthExceeded | None = None
         for prompt, num_dropped in shortened(request.prompt):
@@ -185,9 +184,9 @@ class Responses:
         task.add_done_callback(self._tidying.discard)
 
 
-def _may_shorten(request: responses.ResponseRequest) -> bool:
+def _is_compacted(items: Iterable[Item]) -> bool:
     """A compaction has given up its oldest turns already: that is what it is for."""
-    return request.can_truncate or any(item["type"] == "compaction" for item in request.items)
+    return any(item["type"] == "compaction" for item in items)
 
 
 async def events_of(run: Run, after: int = -1) -> AsyncIterator[bytes]:
@@ -219,6 +218,12 @@ Order = Literal["asc", "desc"]
 def add_routes(router: APIRouter, made: Responses) -> None:
     """Add the routes under `/v1/responses`."""
     store, runs = made.store, made.runs
+
+    async def found(response_id: str) -> tuple[dict[str, Any], Run | None]:
+        """A response as it stands, and its run if that is still known. Raises `NotFound`."""
+        kept = await made.revived(response_id, lambda: store.retrieve(response_id))
+        run = runs.get(response_id)
+        return (kept if run is None or run.is_over else run.response), run
 
     @router.post("/v1/responses")
     async def create(body: ResponseRequest, request: Request) -> Response:
@@ -253,22 +258,18 @@ def add_routes(router: APIRouter, made: Responses) -> None:
 
     @router.get("/v1/responses/{response_id}")
     async def retrieve(
-        response_id: str, stream: bool = False, starting_after: int | None = None
+        response_id: str, stream: bool = False, starting_after: int = -1
     ) -> Response:
-        run = runs.get(response_id)
-        if stream:
-            if run is None:
-                await made.revived(response_id, lambda: store.retrieve(response_id))
-                raise InvalidRequest(
-                    "The events of this response are no longer kept; retrieve it without stream.",
-                    param="stream",
-                    code="stream_not_kept",
-                )
-            after = -1 if starting_after is None else starting_after
-            return EventStream(events_of(run, after), lambda: None)
-        if run is not None and not run.is_over:
-            return _json(run.response)
-        return _json(await made.revived(response_id, lambda: store.retrieve(response_id)))
+        response, run = await found(response_id)
+        if not stream:
+            return _json(response)
+        if run is None or run.response != response:  # or an item of it was deleted
+            raise InvalidRequest(
+                "The events of this response are no longer kept; retrieve it without stream.",
+                param="stream",
+                code="stream_not_kept",
+            )
+        return EventStream(events_of(run, max(starting_after, -1)), lambda: None)
 
     @router.delete("/v1/responses/{response_id}")
     async def delete(response_id: str) -> dict[str, Any]:
@@ -278,11 +279,11 @@ def add_routes(router: APIRouter, made: Responses) -> None:
 
     @router.post("/v1/responses/{response_id}/cancel")
     async def cancel(response_id: str) -> Response:
-        run = runs.get(response_id)
-        if run is not None and not run.is_over:
-            run.cancel()
-            return _json(run.response)
-        return _json(await made.revived(response_id, lambda: store.retrieve(response_id)))
+        response, run = await found(response_id)
+        if run is None or run.is_over:
+            return _json(response)
+        run.cancel()
+        return _json(run.response)
 
     @router.get("/v1/responses/{response_id}/input_items")
     async def input_items(

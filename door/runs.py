@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 
 from door.log import Story
 from parts import Answer, EngineFailed, Finish, Part, ServerError, Usage
@@ -20,6 +20,8 @@ log = logging.getLogger("mlx_server")
 
 KEPT_RUNS = 128
 """Finished runs whose events can still be read again."""
+END_S = 1.0
+"""Seconds that runs get to tell their ends."""
 
 
 class Run:
@@ -74,9 +76,9 @@ class Run:
         """The response object as it stands."""
         return self.stream.response
 
-    async def wait(self) -> None:
+    async def wait(self, timeout: float | None = None) -> None:
         """Wait until the response is over."""
-        await asyncio.wait([self._task])
+        await asyncio.wait([self._task], timeout=timeout)
 
     async def follow(self, after: int = -1) -> AsyncIterator[list[Event]]:
         """The events after the one with number `after`: those that were, then those that come."""
@@ -150,8 +152,9 @@ class Runs:
         if run is not None:
             run.cancel()
 
-    def cancel_all(self, when: Callable[[Run], bool] = lambda run: True) -> None:
-        """Give up what is not over."""
-        for run in list(self._runs.values()):
-            if not run.is_over and when(run):
-                run.cancel()
+    async def end(self) -> None:
+        """See all to their ends when the engine has ended its answers."""
+        going_on = [run for run in self._runs.values() if not run.is_over]
+        await asyncio.gather(*(run.wait(END_S) for run in going_on))
+        for run in going_on:
+            run.cancel()

@@ -5,12 +5,14 @@ Turns with `store: false` can be continued on the socket that made them, and now
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 from typing import Any
 
 from fastapi import APIRouter
 from pydantic import ValidationError
+from starlette.types import Message
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from door.log import Story
@@ -24,6 +26,9 @@ from protocol.sse import json_bytes
 
 log = logging.getLogger("mlx_server")
 
+MAX_FRAMES = 16
+"""Frames that may wait for the turns before them; more wait on the wire."""
+
 
 class Session:
     """The turns of one socket."""
@@ -33,22 +38,40 @@ class Session:
         self._made = made
         self._private: dict[str, list[Item]] = {}
         """All that was said up to each turn that is kept on this socket only, by response id."""
+        self._frames: asyncio.Queue[Message] = asyncio.Queue(MAX_FRAMES)
 
     async def serve(self) -> None:
-        """Answer frames until the client leaves."""
+        """Answer frames until the client leaves, which ends the turn that is being told."""
         await self._socket.accept()
-        while True:
-            frame = await self._socket.receive()
-            if frame["type"] == "websocket.disconnect":
-                return
-            try:
-                await self._turn(_read(frame))
-            except ServerError as error:
-                envelope = errors.body_of(error)
-                await self._send(_error_frame(errors.status_of(error), envelope))
-            except ValidationError as error:
-                problems = [dict(problem) for problem in error.errors()]
-                await self._send(_error_frame(422, errors.validation_body(problems)))
+        turns = asyncio.create_task(self._turns())
+        try:
+            while (frame := await self._socket.receive())["type"] != "websocket.disconnect":
+                await self._frames.put(frame)
+        finally:
+            turns.cancel()
+            await asyncio.gather(turns, return_exceptions=True)
+
+    async def _turns(self) -> None:
+        with contextlib.suppress(WebSocketDisconnect):
+            while True:
+                await self._answer(await self._frames.get())
+        while True:  # nobody is there any more, which `serve` is about to hear
+            await self._frames.get()
+
+    async def _answer(self, frame: Message) -> None:
+        try:
+            await self._turn(_read(frame))
+        except ServerError as error:
+            await self._send(_error_frame(errors.status_of(error), errors.body_of(error)))
+        except ValidationError as error:
+            problems = [dict(problem) for problem in error.errors()]
+            await self._send(_error_frame(422, errors.validation_body(problems)))
+        except WebSocketDisconnect:
+            raise
+        except Exception:  # as the guard does for requests: nothing of it may reach the client
+            log.exception("a turn on a socket failed")
+            sentence = "The server failed on this request."
+            await self._send(_error_frame(500, errors.envelope(500, sentence)))
 
     async def _turn(self, fields: dict[str, Any]) -> None:
         given = ResponseRequest.model_validate(fields).given()
@@ -89,7 +112,7 @@ class Session:
         await self._socket.send_text(json_bytes(value).decode("ascii"))
 
 
-def _read(frame: Any) -> dict[str, Any]:
+def _read(frame: Message) -> dict[str, Any]:
     """The request in a frame. Raises `InvalidRequest`."""
     text = frame.get("text")
     value = strict_json.loads(frame.get("bytes") or b"" if text is None else text.encode())
@@ -108,5 +131,4 @@ def add_routes(router: APIRouter, made: Responses) -> None:
 
     @router.websocket("/v1/responses")
     async def responses(socket: WebSocket) -> None:
-        with contextlib.suppress(WebSocketDisconnect):
-            await Session(socket, made).serve()
+        await Session(socket, made).serve()

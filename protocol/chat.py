@@ -69,8 +69,7 @@ def read_prompt(body: Mapping[str, Any]) -> Prompt:
     """
     _refuse_what_is_not_honoured(body)
     tools = _tools(body)
-    constraint = constraints.of_format(body.get("response_format"), "response_format")
-    constraint = constraint or constraints.of_extras(body)
+    constraint = constraints.of_request(body, body.get("response_format"), "response_format")
     template_args = dict(body.get("chat_template_kwargs") or {})
     for name in ("enable_thinking", "reasoning_effort"):
         if body.get(name) is not None:
@@ -80,7 +79,7 @@ def read_prompt(body: Mapping[str, Any]) -> Prompt:
         messages=constraints.told(messages, constraint),
         tools=tools,
         template_args=template_args,
-        max_tool_calls=1 if body.get("parallel_tool_calls") is False else None,
+        max_tool_calls=1 if is_legacy(body) or body.get("parallel_tool_calls") is False else None,
         forced_tools=tuple(tool.name for tool in tools) if _demands_call(body) else (),
         constraint=constraint,
     )
@@ -122,9 +121,10 @@ def _logit_bias(given: Mapping[str, float]) -> dict[int, float]:
 
 def _refuse_what_is_not_honoured(body: Mapping[str, Any]) -> None:
     """Name what cannot be done, rather than drop it."""
-    if "audio" in (body.get("modalities") or ()) or body.get("audio"):
+    asked = "modalities" if "audio" in (body.get("modalities") or ()) else "audio"
+    if asked == "modalities" or body.get("audio"):
         raise InvalidRequest(
-            "This model writes text only.", param="modalities", code="unsupported_parameter"
+            "This model writes text only.", param=asked, code="unsupported_parameter"
         )
 
 
@@ -149,6 +149,11 @@ def _tools(body: Mapping[str, Any]) -> tuple[Tool, ...]:
     if _demands_call(body) and not chosen:
         raise InvalidRequest("It demands a tool that is not among the tools.", param="tool_choice")
     return chosen
+
+
+def is_legacy(body: Mapping[str, Any]) -> bool:
+    """Whether a client gave `functions`, and so looks for a `function_call`."""
+    return bool(body.get("functions")) and not body.get("tools")
 
 
 def _choice(body: Mapping[str, Any]) -> Any:
@@ -252,9 +257,10 @@ def _call(call: Mapping[str, Any]) -> ToolCall:
 class _Choice:
     """Where one choice of a completion has got to."""
 
-    def __init__(self, reasoning_format: ReasoningFormat) -> None:
+    def __init__(self, reasoning_format: ReasoningFormat, is_legacy: bool) -> None:
         self.thinking = Thinking(reasoning_format)
         self.finish_reason: str | None = None
+        self._is_legacy = is_legacy
         self._num_calls = 0
 
     def call_delta(self, part: ToolCall | ToolArguments) -> Json:
@@ -266,7 +272,15 @@ class _Choice:
                 head = {"id": id, "type": "function"}
             case ToolArguments(text):
                 function, head = {"arguments": text}, {}
-        return {"index": self._num_calls - 1, **head, "function": function}
+        if self._is_legacy:
+            return {"function_call": function}
+        return {"tool_calls": [{"index": self._num_calls - 1, **head, "function": function}]}
+
+    def end(self, reason: str) -> str:
+        """Why the choice ended, in the client's words."""
+        is_call = self._is_legacy and reason == "tool_calls"
+        self.finish_reason = "function_call" if is_call else reason
+        return self.finish_reason
 
 
 class Completion:
@@ -279,6 +293,7 @@ class Completion:
         fingerprint: str,
         num_choices: int = 1,
         include_usage: bool = False,
+        is_legacy: bool = False,
         reasoning_format: ReasoningFormat = "separate",
     ) -> None:
         self.id = f"chatcmpl-{secrets.token_hex(16)}"
@@ -290,7 +305,7 @@ class Completion:
             "model": model,
             "system_fingerprint": fingerprint,
         }
-        self._choices = [_Choice(reasoning_format) for _ in range(num_choices)]
+        self._choices = [_Choice(reasoning_format, is_legacy) for _ in range(num_choices)]
         self._include_usage = include_usage
 
     @property
@@ -315,11 +330,10 @@ class Completion:
                 case Text(text, logprobs):
                     yield self._chunk(index, {"content": text}, logprobs=logprobs)
                 case ToolCall() | ToolArguments():
-                    yield self._chunk(index, {"tool_calls": [choice.call_delta(part)]})
+                    yield self._chunk(index, choice.call_delta(part))
                 case Finish(reason, usage):
                     self.usage = self.usage + usage
-                    choice.finish_reason = reason
-                    yield self._chunk(index, {}, finish_reason=reason)
+                    yield self._chunk(index, {}, finish_reason=choice.end(reason))
                 case _:
                     assert_never(part)
 
@@ -345,7 +359,7 @@ class Completion:
         for choice in choices:
             message = choice["message"]
             assert isinstance(message, dict)
-            if not message["content"] and "tool_calls" in message:
+            if not message["content"] and message.keys() & {"tool_calls", "function_call"}:
                 message["content"] = None
         return {
             **self._constant,
@@ -407,6 +421,10 @@ def _fold(choice: Json, piece: Json) -> None:
             case "tool_calls":
                 for call in value:
                     _fold_call(message.setdefault("tool_calls", []), call)
+            case "function_call":
+                call = message.setdefault("function_call", {"arguments": ""})
+                message["function_call"] = {**call, **value}
+                message["function_call"]["arguments"] = call["arguments"] + value["arguments"]
             case _:
                 message[key] = (message.get(key) or "") + value
     if piece["logprobs"]:

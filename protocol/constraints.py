@@ -15,6 +15,8 @@ from parts import Constraint, InvalidRequest, Message
 
 TOLD = "Answer in JSON that matches this schema:\n{}"
 MAX_CHOICES = 1000
+KINDS = ("json", "json_object", "regex", "choice", "grammar")
+"""What `structured_outputs` may ask for; its other keys are hints for other engines."""
 
 
 def of_format(form: Mapping[str, Any] | None, param: str) -> Constraint | None:
@@ -44,11 +46,14 @@ def of_format(form: Mapping[str, Any] | None, param: str) -> Constraint | None:
 
 def of_extras(body: Mapping[str, Any]) -> Constraint | None:
     """Read vLLM's `structured_outputs`. Raises `InvalidRequest`."""
-    given = body.get("structured_outputs")
+    param = "structured_outputs"
+    given = {kind: v for kind, v in (body.get(param) or {}).items() if v is not None}
+    asked = {kind: v for kind, v in given.items() if kind in KINDS and v is not False}
     if not given:
         return None
-    param = "structured_outputs"
-    match given:
+    if len(asked) > 1:
+        raise InvalidRequest(f"It asks for both {' and '.join(sorted(asked))}.", param=param)
+    match asked:
         case {"json": str(text)}:
             return Constraint("json", _schema(_parsed(text, param), param), param)
         case {"json": schema}:
@@ -60,10 +65,24 @@ def of_extras(body: Mapping[str, Any]) -> Constraint | None:
         case {"grammar": str(text)}:
             return Constraint("grammar", text, param)
         case {"choice": [*choices]} if choices and all(isinstance(c, str) and c for c in choices):
-            return Constraint("choice", choices[:MAX_CHOICES], param)
-    raise InvalidRequest(
-        "structured_outputs takes one of json, json_object, regex, choice and grammar.", param=param
-    )
+            if len(choices) > MAX_CHOICES:
+                raise InvalidRequest(f"There may be {MAX_CHOICES} choices at most.", param=param)
+            return Constraint("choice", choices, param)
+    raise InvalidRequest(f"structured_outputs takes one of {', '.join(KINDS)}.", param=param)
+
+
+def of_request(
+    body: Mapping[str, Any], form: Mapping[str, Any] | None, param: str
+) -> Constraint | None:
+    """Read what a request says in OpenAI's way, which is `form`, or else in vLLM's.
+
+    Raises:
+        InvalidRequest: it cannot be read, or it is said in both ways.
+    """
+    formatted, extra = of_format(form, param), of_extras(body)
+    if formatted and extra:
+        raise InvalidRequest(f"Give {param} or {extra.param}, not both.", param=extra.param)
+    return formatted or extra
 
 
 def told(messages: Sequence[Message], constraint: Constraint | None) -> tuple[Message, ...]:

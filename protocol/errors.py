@@ -18,6 +18,7 @@ _CODES = {
     405: "method_not_allowed",
     413: "request_too_large",
     415: "unsupported_media_type",
+    500: "server_error",
 }
 
 
@@ -96,14 +97,17 @@ def validation_body(problems: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 def _path(loc: Iterable[int | str]) -> str:
     """Write `("body", "messages", 0, "content", "str")` as `messages[0].content`."""
     path = ""
-    for step in loc:
+    for index, step in enumerate(loc):
         if isinstance(step, int):
             path += f"[{step}]"
-        elif step != "body" and step.isidentifier() and step not in _UNION_TAGS:
+        elif index == 0 and step in _PLACES:
+            continue
+        elif step.isidentifier() and step not in _UNION_TAGS:
             path += f".{step}" if path else step
     return path
 
 
+_PLACES = frozenset({"body", "query", "path"})
 _UNION_TAGS = frozenset({"str", "int", "float", "bool", "dict", "list"})
 
 

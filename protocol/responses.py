@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from parts import Constraint, InvalidRequest, Message, Prompt, SamplingParams, Tool
+from parts import InvalidRequest, Message, Prompt, SamplingParams, Tool
 from protocol import constraints
 from protocol.items import Item, Resolve, normalised
 from protocol.tools import Toolbox
@@ -84,7 +84,7 @@ def read(
     _refuse_contradictions(given)
     toolbox = Toolbox(given.get("tools", ()))
     offered = toolbox.offered(given.get("tool_choice", "auto"))
-    constraint = _constraint(given)
+    constraint = constraints.of_request(given, _text_format(given), "text.format")
     items = tuple(normalised(body.get("input"), resolve))
     include = frozenset(map(str, given.get("include", ())))
     max_tool_calls = _max_tool_calls(given)
@@ -168,11 +168,6 @@ def _refuse_contradictions(given: Mapping[str, Any]) -> None:
         raise InvalidRequest(
             "A background response can only be fetched when it is stored.", param="background"
         )
-
-
-def _constraint(given: Mapping[str, Any]) -> Constraint | None:
-    form = constraints.of_format(_text_format(given), "text.format")
-    return form or constraints.of_extras(given)
 
 
 # What the response says of itself

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -54,3 +55,12 @@ def scripted_url(engine: ScriptedEngine) -> Iterator[str]:
     """The address of the application around the scripted engine."""
     with serving.serving(create_app(Settings(no_conversation_logs=True), engine)) as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def node_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which Node finds the OpenAI SDK."""
+    folder = tmp_path_factory.mktemp("node")
+    shutil.copy(ROOT / "tests" / "node" / "package.json", folder)
+    serving.run(["npm", "install", "--silent", "--no-audit", "--no-fund"], folder)
+    return folder

@@ -38,19 +38,33 @@ def says(*parts: Step, reason: str = "stop", usage: Usage | None = None) -> Scri
 class ScriptedAnswer:
     def __init__(self, steps: Iterable[Step]) -> None:
         self._steps = list(steps)
+        self._failure: ServerError | None = None
+        self._is_ended = asyncio.Event()
         self.is_cancelled = False
         self.is_over = asyncio.Event()
 
     async def __aiter__(self) -> AsyncIterator[Sequence[Part]]:
         for step in self._steps:
             if isinstance(step, asyncio.Event):
-                await step.wait()
+                await self._wait(step)
             elif isinstance(step, ServerError):
                 raise step
             else:
                 await asyncio.sleep(0)
                 yield [step]
         self.is_over.set()
+
+    async def _wait(self, event: asyncio.Event) -> None:
+        waits = [asyncio.ensure_future(e.wait()) for e in (event, self._is_ended)]
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits:
+            wait.cancel()
+        if self._failure:
+            raise self._failure
+
+    def fail(self, error: ServerError) -> None:
+        self._failure = error
+        self._is_ended.set()
 
     def cancel(self) -> None:
         if not self.is_over.is_set():
@@ -98,3 +112,5 @@ class ScriptedEngine:
 
     async def stop(self, drain: float = 0.0) -> None:
         self.phase = "draining"
+        for answer in self.answers:
+            answer.fail(Unavailable("The server is shutting down.", code="shutting_down"))

@@ -48,6 +48,21 @@ class Running:
         return self.process.wait(PATIENCE_S)
 
 
+def run(argv: list[str], cwd: Path) -> str:
+    """Run a program to its end, this environment's tools before others; what it printed."""
+    done = subprocess.run(
+        argv,
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
 def wait_until(look: Any, what: str) -> Any:
     """Look again and again, with a deadline that only a broken server reaches."""
     deadline = time.monotonic() + PATIENCE_S

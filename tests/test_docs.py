@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tomllib
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.serving import Running, wait_until
+from tests.serving import Running, run, wait_until
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -29,20 +28,6 @@ def blocks(language: str) -> list[str]:
 
 def on(server: Running, text: str) -> str:
     return text.replace("http://127.0.0.1:8080", server.base_url)
-
-
-def run(argv: list[str], cwd: Path) -> str:
-    done = subprocess.run(
-        argv,
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-        env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 def test_only_known_kinds_of_blocks_are_there() -> None:
@@ -89,15 +74,6 @@ def test_a_block_that_is_not_run_is_at_least_known_to_make(block: str) -> None:
 @pytest.mark.parametrize("block", blocks("python"))
 def test_a_python_block_runs(block: str, demo_server: Running) -> None:
     assert run([sys.executable, "-c", on(demo_server, block)], ROOT)
-
-
-@pytest.fixture(scope="session")
-def node_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which Node finds the OpenAI SDK."""
-    folder = tmp_path_factory.mktemp("node")
-    shutil.copy(ROOT / "tests" / "node" / "package.json", folder)
-    run(["npm", "install", "--silent", "--no-audit", "--no-fund"], folder)
-    return folder
 
 
 @pytest.mark.parametrize("block", blocks("javascript"))

@@ -25,8 +25,6 @@ MALFORMED = {
     "openai-py/023": 400,  # half a JSON object
     "openai_node/024": 422,  # no messages
 }
-NOT_YET = {"response_format", "tool_choice"}
-"""Parameters that are refused by name."""
 MEDIA = {"langchain/012": "messages[0].content[1]"}
 
 
@@ -53,7 +51,7 @@ def assert_answered(path: Path, answer: httpx.Response) -> None:
             assert answer.status_code == MALFORMED[name(path)]
         else:
             assert answer.status_code == 400, error
-            assert error["param"] == MEDIA.get(name(path)) or error["param"] in NOT_YET, error
+            assert error["param"] == MEDIA.get(name(path)), error
         return
     assert name(path) not in MALFORMED
     if "text/event-stream" in answer.headers["content-type"]:

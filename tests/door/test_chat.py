@@ -362,17 +362,44 @@ def test_tools_are_offered_as_the_choice_says(scripted_url: str, engine: Scripte
     post(scripted_url, tools=tools, parallel_tool_calls=False)
     names = [[tool.name for tool in prompt.tools] for prompt in engine.prompts]
     assert names == [["f", "g"], [], ["g"], ["h"], ["f", "g"]]
-    assert [p.max_tool_calls for p in engine.prompts] == [None] * 4 + [1]
+    assert [p.max_tool_calls for p in engine.prompts] == [None] * 3 + [1, 1]
+
+
+def test_a_client_that_gives_functions_gets_a_function_call(
+    scripted_url: str, engine: ScriptedEngine
+) -> None:
+    engine.script = says(
+        ToolCall("call_1", "f"),
+        ToolArguments('{"a":'),
+        ToolArguments(" 1}"),
+        reason="tool_calls",
+    )
+    *chunks, _ = stream(scripted_url, functions=[{"name": "f"}])
+    for chunk in chunks:
+        validated(ChatCompletionChunk, chunk)
+    assert [c["choices"][0]["delta"] for c in chunks[1:]] == [
+        {"function_call": {"name": "f", "arguments": ""}},
+        {"function_call": {"arguments": '{"a":'}},
+        {"function_call": {"arguments": " 1}"}},
+        {},
+    ]
+    body = post(scripted_url, functions=[{"name": "f"}], function_call={"name": "f"}).json()
+    [choice] = validated(ChatCompletion, body).choices
+    assert choice.message.content is None and choice.message.tool_calls is None
+    assert choice.message.function_call
+    assert choice.message.function_call.model_dump() == {"name": "f", "arguments": '{"a": 1}'}
+    assert choice.finish_reason == "function_call"
+    assert engine.prompts[-1].forced_tools == ("f",)
 
 
 @pytest.mark.parametrize(
     ("body", "param"),
     [
-        ({"response_format": {"type": "json_object"}}, "response_format"),
-        (
-            {"tools": [{"type": "function", "function": {"name": "f"}}], "tool_choice": "required"},
-            "tool_choice",
-        ),
+        ({"response_format": {"type": "yaml"}}, "response_format"),
+        ({"response_format": {"type": "json_schema"}}, "response_format"),
+        ({"structured_outputs": {"regex": "a", "choice": ["a"]}}, "structured_outputs"),
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"tool_choice": "sometimes"}, "tool_choice"),
         ({"modalities": ["text", "audio"]}, "modalities"),
         ({"top_logprobs": 3}, "top_logprobs"),
         ({"logit_bias": {"x": 1}}, "logit_bias"),
@@ -423,6 +450,66 @@ def test_a_malformed_request_is_a_422_that_names_the_field(
     assert error["code"] == code
     assert answer.json()["detail"]
     assert all(set(problem) == {"loc", "msg", "type"} for problem in answer.json()["detail"])
+
+
+# Results of tools
+
+
+def called(*ids: str | None) -> dict[str, Any]:
+    function = {"name": "f", "arguments": "{}"}
+    calls = [{"id": id, "type": "function", "function": function} for id in ids]
+    return {"role": "assistant", "content": None, "tool_calls": calls}
+
+
+def result(id: str | None) -> dict[str, Any]:
+    return {"role": "tool", "content": "r", **({} if id is None else {"tool_call_id": id})}
+
+
+@pytest.mark.parametrize(
+    ("turns", "param", "told"),
+    [
+        ([called("a"), result("b")], "messages[2].tool_call_id", "'b' is not among the calls"),
+        ([result("a")], "messages[1].tool_call_id", "'a' is not among the calls"),
+        ([result(None)], "messages[1].tool_call_id", "no call that waits"),
+        (
+            [called("a"), result("a"), result("a")],
+            "messages[3].tool_call_id",
+            "'a' has a result already",
+        ),
+        ([called("a", "b"), result("b"), *HI], "messages[1].tool_calls", "'a' has no result"),
+        ([called("a"), *HI], "messages[1].tool_calls", "'a' has no result"),
+        ([called("a")], "messages[1].tool_calls", "'a' has no result"),
+    ],
+)
+def test_a_missing_or_double_result_of_a_tool_is_a_422_that_names_it(
+    scripted_url: str, turns: list[Any], param: str, told: str
+) -> None:
+    answer = post(scripted_url, messages=[*HI, *turns])
+    assert answer.status_code == 422
+    error = assert_envelope(answer.json())
+    assert (error["param"], error["code"]) == (param, "invalid_value")
+    assert told in error["message"]
+
+
+@pytest.mark.parametrize(
+    "turns",
+    [
+        [called("a", "b"), result("b"), result("a")],
+        [called("a", "b"), result(None), result(None)],
+        [called(None), result(None), *HI],
+        [called("a"), result("a"), called("a"), result("a")],
+        [called("a"), {"role": "assistant", "content": "Wait."}, result("a")],
+        [called("a"), {"role": "system", "content": "Be quick."}, result("a")],
+        [
+            {"role": "assistant", "function_call": {"name": "f", "arguments": "{}"}},
+            {"role": "function", "name": "f", "content": "r"},
+        ],
+    ],
+)
+def test_results_are_matched_as_loosely_as_clients_send_them(
+    scripted_url: str, turns: list[Any]
+) -> None:
+    assert post(scripted_url, messages=[*HI, *turns]).status_code == 200
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from parts import InvalidRequest, Message, Prompt, SamplingParams, Tool, ToolCall
+from parts import Constraint, InvalidRequest, Message, Prompt, SamplingParams, Tool, ToolCall
 from protocol.items import normalised
 from protocol.responses import ResponseRequest, read
 from protocol.tools import Origin, Toolbox, custom_input
@@ -21,25 +21,8 @@ SHELL = {"type": "custom", "name": "shell", "description": "runs"}
 AGENTS = {"type": "namespace", "name": "agents", "description": "d", "tools": [WEATHER, SHELL]}
 SEARCH = {"type": "web_search"}
 
-CONSTRAINED = {
-    "agents_js-006": "text.format",
-    "langchain-020": "tool_choice",
-    "langchain-022": "text.format",
-    "langchain-023": "tool_choice",
-    "langchain-024": "text.format",
-    "langchain-025": "text.format",
-    "openai-agents-py-006": "text.format",
-    "openai-py-029": "text.format",
-    "openai-py-030": "text.format",
-    "openai-py-041": "tool_choice",
-    "openai-py-044": "tool_choice",
-    "openai-py-errors-032": "text.format",
-    "openai_node-014": "text.format",
-    "openai_node-015": "text.format",
-    "openai_node-018": "tool_choice",
-}
-"""Captured requests that need constrained decoding, and the field that does."""
-REFUSED = {**CONSTRAINED, "langchain-027": "input[0].content[1]"}
+REFUSED = {"langchain-027": "input[0].content[1]"}
+"""Captured requests that hold media."""
 WRONG_TYPE = "openai-py-047"
 """The door turns it away before it comes here."""
 
@@ -179,23 +162,38 @@ def test_what_cannot_be_served_is_refused_by_name(body: Any, param: str) -> None
     assert refused(**body).param == param
 
 
+# Answers of a form
+
+
 @pytest.mark.parametrize(
-    ("body", "param"),
+    ("choice", "names"),
     [
-        ({"tool_choice": "required"}, "tool_choice"),
-        ({"tool_choice": {"type": "function", "name": "weather"}}, "tool_choice"),
-        ({"tool_choice": {"type": "custom", "name": "shell"}}, "tool_choice"),
-        (
-            {"tool_choice": {"type": "allowed_tools", "mode": "required", "tools": [WEATHER]}},
-            "tool_choice",
-        ),
-        ({"text": {"format": {"type": "json_object"}}}, "text.format"),
-        ({"text": {"format": {"type": "json_schema", "schema": {}}}}, "text.format"),
+        ("auto", ()),
+        ("none", ()),
+        ("required", ("weather", "shell")),
+        ({"type": "function", "name": "weather"}, ("weather",)),
+        ({"type": "custom", "name": "shell"}, ("shell",)),
+        ({"type": "allowed_tools", "mode": "required", "tools": [WEATHER]}, ("weather",)),
+        ({"type": "allowed_tools", "mode": "auto", "tools": [WEATHER]}, ()),
     ],
 )
-def test_what_needs_constrained_decoding_is_refused_for_now(body: Any, param: str) -> None:
-    refusal = refused(tools=[WEATHER, SHELL], **body)
-    assert (refusal.param, refusal.code) == (param, "unsupported_parameter")
+def test_a_choice_that_demands_a_call_forces_its_tools(choice: Any, names: tuple[str, ...]) -> None:
+    found = request(tools=[WEATHER, SHELL], tool_choice=choice)
+    assert found.prompt.forced_tools == names
+    assert found.settings["tool_choice"] == choice
+
+
+@pytest.mark.parametrize(
+    ("form", "schema"),
+    [
+        ({"type": "json_object"}, {}),
+        ({"type": "json_schema", "name": "n", "schema": {"type": "array"}}, {"type": "array"}),
+    ],
+)
+def test_a_format_becomes_a_constraint_and_is_shown(form: Any, schema: Any) -> None:
+    found = request(text={"format": form})
+    assert found.prompt.constraint == Constraint("json", schema, "text.format")
+    assert found.settings["text"] == {"format": form}
 
 
 # Tools
