@@ -18,6 +18,7 @@ import pytest
 from door.settings import Settings, environment_name, parse
 from parts import Unavailable
 from server import create_app
+from tests import demo
 from tests.oracle import assert_envelope
 from tests.scripted import ScriptedEngine
 from tests.serving import ROOT, running, serving, start, wait_until
@@ -182,7 +183,13 @@ def test_while_the_model_loads_the_port_answers_503(engine: ScriptedEngine) -> N
 def test_the_banner_says_what_a_person_wants_to_know(tmp_path: Path) -> None:
     with running(tmp_path) as server:
         text = server.log.read_text()
-    for words in ("demo", "context 2,048", "MiB", "/v1/chat/completions", "OPENAI_API_KEY"):
+    for words in (
+        "demo",
+        f"context {demo.CONTEXT_WINDOW:,}",
+        "MiB",
+        "/v1/chat/completions",
+        "OPENAI_API_KEY",
+    ):
         assert words in text
 
 
@@ -198,7 +205,7 @@ def test_a_stream_that_outlasts_the_drain_ends_with_an_event(tmp_path: Path) -> 
         chunks = client.chat.completions.create(
             model="demo",
             messages=[{"role": "user", "content": "Tell me a story."}],
-            logit_bias={"1271": -100, "1269": -100},
+            logit_bias=demo.NEVER_END,
             stream=True,
         )
         next(iter(chunks))

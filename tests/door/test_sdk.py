@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from openai.types.chat import ChatCompletion
 
+from tests import demo
 from tests.oracle import assert_envelope, validated
 from tests.serving import Running, wait_until
 
@@ -275,7 +276,7 @@ def open_stream(server: Running, **body: Any) -> socket.socket:
 def test_a_client_that_leaves_in_the_middle_frees_its_place(
     demo_server: Running, is_stream: bool
 ) -> None:
-    body = {"stream": is_stream, "logit_bias": {"1271": -100}, "max_tokens": 2000}
+    body = {"stream": is_stream, "logit_bias": demo.NEVER_END, "max_tokens": 2000}
     client = open_stream(demo_server, **body)
     wait_until(lambda: demo_server.health().json()["queue"]["running"] == 1, "it runs")
     if is_stream:
@@ -316,7 +317,7 @@ def test_a_prompt_beyond_the_context_is_refused_with_both_numbers(demo_server: R
     assert numbers[0] == window < numbers[1]
 
 
-@pytest.mark.parametrize("token", [-1, 1280, 9999999])
+@pytest.mark.parametrize("token", [-1, demo.VOCAB_SIZE, 9999999])
 def test_a_token_outside_the_vocabulary_never_reaches_mlx(demo_server: Running, token: int) -> None:
     answer = httpx.post(
         f"{demo_server.base_url}/v1/chat/completions",

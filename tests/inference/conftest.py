@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import DEMO
+from tests.demo import ENDS
 
 
 @pytest.fixture(scope="session")
@@ -15,7 +16,7 @@ def tokenizer() -> Any:
     """The demo model's tokenizer, as mlx-lm wraps it. Not to be changed by a test."""
     from mlx_lm.tokenizer_utils import load
 
-    return load(DEMO, eos_token_ids=[1269, 1271])
+    return load(DEMO, eos_token_ids=ENDS)
 
 
 @pytest.fixture(scope="session")

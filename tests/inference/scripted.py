@@ -15,9 +15,9 @@ from inference.engine import Engine, LoadedModel
 from inference.parser import Markers, Parser
 from inference.sequence import Sequence
 from parts import Message, ModelCard, Part, Prompt, SamplingParams, TokenLogprob
+from tests.demo import END, VOCAB_SIZE
 from tests.inference.spoken import Folded, folded
 
-END = 1271
 WINDOW = 2000
 
 
@@ -102,7 +102,7 @@ def scripted_model(
         render=lambda prompt: letters(tokenizer, prompt.messages[-1].content),
         make_parser=lambda tokens, prompt: (make_parser or plain_parser)(),
         make_guide=lambda tokens, prompt, params: None,
-        vocab_size=1280,
+        vocab_size=VOCAB_SIZE,
         stop_tokens=frozenset({END}),
     )
 

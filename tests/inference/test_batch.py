@@ -18,6 +18,7 @@ from inference.prefix_cache import PrefixCache
 from inference.runner import Runner
 from inference.sequence import Sequence
 from parts import SamplingParams, TokenLogprob
+from tests.demo import VOCAB_SIZE
 
 TEXT = (
     "Once upon a time there was a little cat who lived in a big house. What is your name? My name "
@@ -37,7 +38,9 @@ class Guest:
     logprobs: list[TokenLogprob] = field(default_factory=list, compare=False)
 
 
-def make_runner(model: Any, tokenizer: Any, *, num_bytes: int = 2**28, vocab: int = 1280) -> Runner:
+def make_runner(
+    model: Any, tokenizer: Any, *, num_bytes: int = 2**28, vocab: int = VOCAB_SIZE
+) -> Runner:
     return Runner(model, tokenizer, vocab_size=vocab, prefix_cache=PrefixCache(num_bytes))
 
 

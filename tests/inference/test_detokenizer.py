@@ -12,6 +12,7 @@ from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
 from inference.detokenizer import Detokenizer, token_bytes
+from tests.demo import FIRST_CONTROL_TOKEN
 
 FAMILY, WALES, FRANCE, GERMANY = "👨‍👩‍👧‍👦", "🏴󠁧󠁢󠁷󠁬󠁳󠁿", "🇫🇷", "🇩🇪"
 THUMB, ASTRONAUT, HEART, EYE = "👍🏽", "🧑🏽‍🚀", "❤️", "👁️‍🗨️"
@@ -22,7 +23,8 @@ KEYCAP = "1️⃣"
 
 def byte_tokens(tokenizer: Any, text: str) -> list[int]:
     """The text as one token a byte: every character is cut wherever it can be cut."""
-    alphabet = {token_bytes(tokenizer, t): t for t in range(1269) if tokenizer.decode([t])}
+    tokens = (t for t in range(FIRST_CONTROL_TOKEN) if tokenizer.decode([t]))
+    alphabet = {token_bytes(tokenizer, t): t for t in tokens}
     return [alphabet[bytes([b])] for b in text.encode()]
 
 

@@ -26,6 +26,7 @@ from parts import (
     Usage,
 )
 from tests.conftest import ROOT
+from tests.demo import VOCAB_SIZE
 from tests.inference.scripted import (
     WINDOW,
     Call,
@@ -248,11 +249,11 @@ def test_an_answer_ends_where_the_context_ends(tokenizer: Any) -> None:
     played(scene())
 
 
-@pytest.mark.parametrize("token", [-1, 1280, 9_999_999])
+@pytest.mark.parametrize("token", [-1, VOCAB_SIZE, 9_999_999])
 def test_a_bias_for_a_token_that_does_not_exist_is_refused(tokenizer: Any, token: int) -> None:
     async def scene() -> None:
         async with running(Script(), tokenizer) as engine:
-            with pytest.raises(InvalidRequest, match="0 to 1279") as caught:
+            with pytest.raises(InvalidRequest, match=f"0 to {VOCAB_SIZE - 1}") as caught:
                 await submit(engine, "a", logit_bias={0: 1.0, token: 5.0})
             assert caught.value.param == "logit_bias"
 

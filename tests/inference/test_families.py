@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from parts import SamplingParams
+from tests.demo import VOCAB_SIZE
 from tests.inference.test_batch import Guest, answers, make_runner
 
-VOCAB = 1280
 COMMON: dict[str, Any] = {
     "hidden_size": 64,
     "num_hidden_layers": 2,
@@ -21,7 +21,7 @@ COMMON: dict[str, Any] = {
     "num_key_value_heads": 2,
     "head_dim": 16,
     "rms_norm_eps": 1e-6,
-    "vocab_size": VOCAB,
+    "vocab_size": VOCAB_SIZE,
     "rope_theta": 10000.0,
     "max_position_embeddings": 512,
     "tie_word_embeddings": True,
@@ -96,7 +96,7 @@ def family(request: pytest.FixtureRequest) -> Any:
 
 def prompts(lengths: list[int]) -> list[list[int]]:
     rng = np.random.default_rng(1)
-    return [rng.integers(0, VOCAB, n).tolist() for n in lengths]
+    return [rng.integers(0, VOCAB_SIZE, n).tolist() for n in lengths]
 
 
 def greedy(prompt: list[int], max_tokens: int, **rest: Any) -> Guest:

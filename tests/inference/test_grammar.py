@@ -24,13 +24,14 @@ from inference.engine import Engine
 from inference.grammar import NUM_CACHED, Grammars, Guide
 from inference.parser import Markers
 from parts import Constraint, EngineFailed, InvalidRequest, Message, Prompt, SamplingParams, Tool
+from tests import demo
 from tests.inference.schemas import Schemas
 from tests.inference.scripted import whole
 from tests.inference.spoken import WEATHER, Folded, as_tokens, spelled
 from tests.inference.test_runner import Faulty, loading
 
-VOCAB = 1280
-ENDS = (1269, 1271)
+VOCAB = demo.VOCAB_SIZE
+ENDS = tuple(demo.ENDS)
 THINK, END_THINK = 1272, 1273
 HELLO = (Message("user", "Hello!"),)
 UNTHINKING = {"enable_thinking": False}

@@ -14,6 +14,7 @@ import pytest
 
 from inference.loader import LoadOptions, _sampling_defaults, load
 from parts import Message, Prompt, Unavailable
+from tests import demo
 from tests.conftest import DEMO, ROOT
 
 
@@ -36,11 +37,11 @@ def options(folder: Path, **rest: Any) -> LoadOptions:
 
 def test_the_demo_model_is_loaded_with_what_is_known_about_it() -> None:
     model = load(options(DEMO))
-    assert model.card.context_window == 2048
+    assert model.card.context_window == demo.CONTEXT_WINDOW
     assert (model.card.thinking, model.card.tools) == (True, True)
     assert model.card.num_bytes == (DEMO / "model.safetensors").stat().st_size
-    assert model.vocab_size == 1280
-    assert 1271 in model.stop_tokens
+    assert model.vocab_size == demo.VOCAB_SIZE
+    assert demo.END in model.stop_tokens
     assert model.runner.can_batch
     assert model.render(Prompt((Message("user", "hi"),)))
 
@@ -118,7 +119,7 @@ def test_a_token_behind_a_gap_in_the_vocabulary_can_be_sampled(folder: Path) -> 
         model["merges"] = [m for m in model["merges"] if "".join(m).replace(" ", "") != last]
 
     edit(folder / "tokenizer.json", leave_a_gap)
-    assert load(options(folder)).vocab_size == 1280
+    assert load(options(folder)).vocab_size == demo.VOCAB_SIZE
 
 
 def test_the_fingerprint_changes_with_what_decides_the_answer(folder: Path) -> None:

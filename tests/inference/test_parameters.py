@@ -14,6 +14,7 @@ import pytest
 from inference.detokenizer import token_bytes
 from inference.engine import Engine
 from parts import Constraint, Message, Prompt, SamplingParams, Tool
+from tests import demo
 from tests.inference.scripted import whole
 from tests.inference.spoken import Folded
 from tests.inference.test_runner import loading
@@ -25,7 +26,7 @@ WAYS: list[dict[str, Any]] = [
     {"temperature": 0.7, "top_k": 5},
     {"temperature": 1.5, "min_p": 0.1, "presence_penalty": 0.6},
     {"temperature": 0.9, "repetition_penalty": 1.2, "frequency_penalty": -0.4},
-    {"temperature": 0.0, "logit_bias": {65: 4.0, 1271: -100.0}},
+    {"temperature": 0.0, "logit_bias": {65: 4.0, demo.END: -100.0}},
     {"temperature": 1.0, "top_logprobs": 3},
     {"temperature": 0.8, "max_reasoning_tokens": 3},
 ]
@@ -116,7 +117,7 @@ def test_logprobs_are_those_of_a_direct_pass_through_the_model(
     num_checked = 0
     for tokens in seen:
         cut = tokens.index(-1)
-        prompt, generated = tokens[:cut], [t for t in tokens[cut + 1 :] if t not in (1269, 1271)]
+        prompt, generated = tokens[:cut], [t for t in tokens[cut + 1 :] if t not in demo.ENDS]
         answer = by_bytes[b"".join(token_bytes(tokenizer, t) for t in generated)]
         logits = model(mx.array([prompt + generated]))[0].astype(mx.float32)
         exact = np.array(logits - mx.logsumexp(logits, axis=-1, keepdims=True), np.float64)

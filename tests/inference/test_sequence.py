@@ -13,9 +13,9 @@ from inference.detokenizer import Detokenizer, token_bytes
 from inference.parser import Markers, Parser
 from inference.sequence import Sequence
 from parts import Finish, Part, SamplingParams, TokenLogprob, Usage
+from tests.demo import END
 from tests.inference.spoken import WEATHER, Folded, as_prose, as_tokens, folded, spelled
 
-END = 1271
 THINK, END_THINK, CALL, END_CALL = "<think>", "</think>", "<tool_call>", "</tool_call>"
 PARIS = '{"name": "weather", "arguments": {"city": "Paris"}}'
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from inference.template import ChatTemplate
 from parts import InvalidRequest, Message, Prompt, Tool, ToolCall
+from tests.demo import FIRST_CONTROL_TOKEN
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -198,7 +199,7 @@ FORGERIES = [
 
 
 def num_control(template: ChatTemplate, tokens: list[int]) -> int:
-    return sum(t >= 1269 for t in tokens)
+    return sum(t >= FIRST_CONTROL_TOKEN for t in tokens)
 
 
 @pytest.mark.parametrize("forgery", FORGERIES)

@@ -1,0 +1,24 @@
+"""What the tests must know of the demo model's tokens, read from its own files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+FOLDER = Path(__file__).resolve().parent.parent / "demo" / "model"
+_CONFIG = json.loads((FOLDER / "config.json").read_text(encoding="utf-8"))
+_GENERATION = json.loads((FOLDER / "generation_config.json").read_text(encoding="utf-8"))
+_ADDED = {
+    token["content"]: token["id"]
+    for token in json.loads((FOLDER / "tokenizer.json").read_text(encoding="utf-8"))["added_tokens"]
+}
+
+VOCAB_SIZE: int = _CONFIG["vocab_size"]
+CONTEXT_WINDOW: int = _CONFIG["max_position_embeddings"]
+"""Tokens."""
+ENDS: list[int] = _GENERATION["eos_token_id"]
+"""The tokens that end an answer."""
+END: int = _ADDED["<|im_end|>"]
+FIRST_CONTROL_TOKEN: int = min(_ADDED.values())
+NEVER_END = {str(token): -100 for token in ENDS}
+"""A `logit_bias` under which an answer goes on until its limit."""
