@@ -36,6 +36,21 @@ def chat(client: httpx.Client, *questions: str, **options: Any) -> dict[str, Any
     return found
 
 
+def respond(client: httpx.Client, text: str, **options: Any) -> dict[str, Any]:
+    """Ask for a response, and return it whole."""
+    body = {"input": text, "max_output_tokens": 300, "temperature": 0}
+    answer = client.post("/v1/responses", json={**body, **options})
+    assert answer.status_code == 200, answer.text[:300]
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def output_text(response: dict[str, Any]) -> str:
+    """What a response says, its thoughts aside."""
+    messages = [item for item in response["output"] if item["type"] == "message"]
+    return "".join(part["text"] for message in messages for part in message["content"])
+
+
 def events(client: httpx.Client, path: str, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """The events of a stream up to `[DONE]`, without which it has not ended well."""
     with client.stream("POST", path, json={**body, "stream": True}) as answer:
@@ -131,6 +146,39 @@ def several_turns(client: httpx.Client) -> str:
     content = answer["choices"][0]["message"]["content"] or ""
     assert "Zorblat" in content, content
     return repr(content[:60])
+
+
+@check
+def response(client: httpx.Client) -> str:
+    answer = respond(client, "Hello!")
+    assert answer["status"] in ("completed", "incomplete")
+    assert answer["usage"]["total_tokens"] > 0
+    assert client.get(f"/v1/responses/{answer['id']}").json() == answer
+    deleted = client.delete(f"/v1/responses/{answer['id']}").json()
+    assert deleted == {"id": answer["id"], "object": "response", "deleted": True}
+    return repr(output_text(answer)[:60])
+
+
+@check
+def response_streamed(client: httpx.Client) -> str:
+    body = {"input": "Hello!", "max_output_tokens": 300, "temperature": 0}
+    heard = list(events(client, "/v1/responses", body))
+    assert [event["sequence_number"] for event in heard] == list(range(len(heard)))
+    assert heard[0]["type"] == "response.created"
+    last = heard[-1]
+    assert last["type"] in ("response.completed", "response.incomplete"), last["type"]
+    said = "".join(e["delta"] for e in heard if e["type"] == "response.output_text.delta")
+    assert said == output_text(last["response"]), "the deltas do not join to the whole answer"
+    return f"{len(heard)} events, {last['response']['usage']['output_tokens']} tokens"
+
+
+@check
+def response_continued(client: httpx.Client) -> str:
+    first = respond(client, "My name is Zorblat.")
+    second = respond(client, "What is my name?", previous_response_id=first["id"])
+    assert "Zorblat" in output_text(second), output_text(second)
+    details = second["usage"]["input_tokens_details"]
+    return f"{output_text(second)[:60]!r}, {details['cached_tokens']} tokens cached"
 
 
 @check

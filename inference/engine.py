@@ -274,8 +274,11 @@ class Engine:
         self._let_go([self._cancelled.popleft() for _ in range(len(self._cancelled))])
         if sequence := self._scheduler.next_prefill():
             self._prefill(sequence)
+        began = time.monotonic()
         if self._scheduler.running:
             self._decode()
+            if sequence is None:  # a step that was under way meanwhile seems to take no time
+                self._pace.observe_decode(time.monotonic() - began)
 
     def _prefill(self, sequence: Sequence) -> None:
         num_tokens = self._pace.num_tokens(len(self._scheduler.running))
@@ -293,7 +296,6 @@ class Engine:
             )
 
     def _decode(self) -> None:
-        began = time.monotonic()
         finished = []
         for sequence, token, logprob in self._model.runner.decode():
             try:
@@ -306,7 +308,6 @@ class Engine:
             if sequence.is_finished:
                 finished.append(sequence)
         self._let_go(finished)
-        self._pace.observe_decode(time.monotonic() - began)
 
     def _let_go(self, leaving: list[Sequence]) -> None:
         if leaving:

@@ -42,8 +42,11 @@ NUM_TRIED = 8
 """Tokens that are tried of every grammar before it is let in."""
 NUM_CACHED = 64
 """Compiled grammars that are kept for the next request."""
-LAYOUT = {"whitespace_flexible": False}
-"""JSON is written on one line: a model that may add white space may never stop."""
+LAYOUT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+"""JSON is written on one line: a model that may add white space may never stop.
+
+The spaces are those of Python's `json`, which most models have read the most of.
+"""
 LIMITS = LLParserLimits(
     max_grammar_size=200_000,
     initial_lexer_fuel=500_000,

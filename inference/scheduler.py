@@ -101,10 +101,14 @@ class Pace:
         self._tokens_per_s = 512 / self.ALONE_S
         self._step_s = 0.02
 
+    def seconds(self, num_running: int) -> float:
+        """How long the next chunk may take."""
+        return self.SHARED_STEPS * self._step_s if num_running else self.ALONE_S
+
     def num_tokens(self, num_running: int) -> int:
         """The size of the next chunk."""
-        seconds = self.SHARED_STEPS * self._step_s if num_running else self.ALONE_S
-        return int(min(max(self._tokens_per_s * seconds, self.SMALLEST), self.LARGEST))
+        num_tokens = self._tokens_per_s * self.seconds(num_running)
+        return int(min(max(num_tokens, self.SMALLEST), self.LARGEST))
 
     def observe_prefill(self, num_tokens: int, seconds: float) -> None:
         """Learn from a chunk. Small ones say little about the rate."""

@@ -19,6 +19,8 @@ CONTEXT_WINDOW: int = _CONFIG["max_position_embeddings"]
 ENDS: list[int] = _GENERATION["eos_token_id"]
 """The tokens that end an answer."""
 END: int = _ADDED["<|im_end|>"]
+THINK: int = _ADDED["<think>"]
+END_THINK: int = _ADDED["</think>"]
 FIRST_CONTROL_TOKEN: int = min(_ADDED.values())
 NEVER_END = {str(token): -100 for token in ENDS}
 """A `logit_bias` under which an answer goes on until its limit."""

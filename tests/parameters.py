@@ -182,6 +182,7 @@ BASES: dict[str, Json] = {
 ROOM = {"max_tokens": 60, "max_output_tokens": 60}
 WARM = {"temperature": 1.5, "seed": 1, "max_tokens": 30, "max_output_tokens": 30}
 """The toy is sure of itself: at its first words, no setting would show."""
+HOT = {"temperature": 2, "seed": 1, "max_tokens": 80, "max_output_tokens": 80}
 THINKING = {"reasoning_effort": ..., "reasoning": ...}
 ZONE = {
     "type": "object",
@@ -197,7 +198,7 @@ ZONES = ('{"zone":"utc"}', '{"zone":"local"}', '{"zone": "utc"}', '{"zone": "loc
 FORCED = {"tools": [TOOL], "tool_choice": "required", **ROOM}
 LOGPROBS = ["message.output_text.logprobs"]
 LONG = [
-    {"role": "user", "content": "word " * 3000},
+    {"role": "user", "content": "word " * 6000},
     {"role": "assistant", "content": "Yes."},
     {"role": "user", "content": "Hello!"},
 ]
@@ -267,8 +268,8 @@ PARAMETERS = (
     P("top_p", 0.0, differs, setting=WARM),
     P("top_k", 1, differs, setting=WARM),
     P("min_p", 1.0, differs, setting=WARM),
-    P("presence_penalty", 2.0, differs, setting=WARM),
-    P("frequency_penalty", 2.0, differs, setting=WARM),
+    P("presence_penalty", 2.0, differs, setting=HOT),
+    P("frequency_penalty", 2.0, differs, setting=HOT),
     P("repetition_penalty", 2.0, differs, setting=WARM),
     P("logit_bias", {"11": 100}, differs, api="chat"),
     P("seed", 2, differs, setting=WARM),

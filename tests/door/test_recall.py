@@ -144,7 +144,7 @@ def test_past_a_restart(float32_model: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("drain", "options", "status"),
     [
-        ("30", {}, "completed"),
+        ("30", {"max_output_tokens": 2000}, "completed"),
         ("0", {"temperature": 2, "max_output_tokens": 3000}, "failed"),
     ],
 )

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
 from inference.detokenizer import Detokenizer, token_bytes
-from tests.demo import FIRST_CONTROL_TOKEN
+from tests.demo import FIRST_CONTROL_TOKEN, VOCAB_SIZE
 
 FAMILY, WALES, FRANCE, GERMANY = "👨‍👩‍👧‍👦", "🏴󠁧󠁢󠁷󠁬󠁳󠁿", "🇫🇷", "🇩🇪"
 THUMB, ASTRONAUT, HEART, EYE = "👍🏽", "🧑🏽‍🚀", "❤️", "👁️‍🗨️"
@@ -95,7 +95,7 @@ def test_a_detokenizer_can_be_used_again_after_its_end(tokenizer: Any) -> None:
 
 
 @settings(deadline=None)
-@given(st.lists(st.integers(0, 1279), max_size=24))
+@given(st.lists(st.integers(0, VOCAB_SIZE - 1), max_size=24))
 def test_the_bytes_of_tokens_join_to_the_text(tokenizer: Any, tokens: list[int]) -> None:
     raw = b"".join(token_bytes(tokenizer, token) for token in tokens)
     assert raw.decode("utf-8", "replace") == tokenizer.decode(tokens, skip_special_tokens=False)

@@ -32,7 +32,7 @@ from tests.inference.test_runner import Faulty, loading
 
 VOCAB = demo.VOCAB_SIZE
 ENDS = tuple(demo.ENDS)
-THINK, END_THINK = 1272, 1273
+THINK, END_THINK = demo.THINK, demo.END_THINK
 HELLO = (Message("user", "Hello!"),)
 UNTHINKING = {"enable_thinking": False}
 
