@@ -549,3 +549,20 @@ def test_text_that_looks_like_the_end_of_the_stream_is_text(
     *chunks, done = stream(scripted_url)
     assert done == "[DONE]"
     assert json.dumps(chunks).count("data: [DONE]") == 1
+
+
+def test_a_long_silence_is_filled_with_comments_that_no_client_trips_over(
+    scripted_url: str, engine: ScriptedEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("door.stream.PING_S", 1)
+    go_on = asyncio.Event()
+    engine.script = lambda prompt, params: [go_on, Text("late"), Finish("stop", Usage())]
+    with httpx.stream(
+        "POST", f"{scripted_url}/v1/chat/completions", json={"messages": HI, "stream": True}
+    ) as answer:
+        lines = answer.iter_lines()
+        assert any(line.startswith(":") for line in lines)
+        engine.go_on(go_on)
+        rest = list(lines)
+    assert any("late" in line for line in rest)
+    assert [line for line in rest if line][-1] == "data: [DONE]"

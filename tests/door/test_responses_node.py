@@ -73,3 +73,17 @@ def test_refusals_are_errors_with_a_code(seen: dict[str, Any]) -> None:
         },
         {"status": 422, "code": "invalid_value", "param": "temperature"},
     ]
+
+
+def test_a_response_in_the_background_is_polled_cancelled_and_resumed(seen: dict[str, Any]) -> None:
+    assert seen["polled"]["status"] == "completed"
+    assert seen["cancelled"]["status"] == "cancelled"
+    numbers = [event["sequence_number"] for event in (*seen["watched"], *seen["resumed"])]
+    assert numbers == list(range(len(numbers)))
+    assert seen["resumed"][-1]["type"] == "response.completed"
+
+
+def test_an_answer_is_parsed_and_items_are_compacted(seen: dict[str, Any]) -> None:
+    assert json.loads(seen["parsed"]["output_text"])["colour"] in ("red", "blue")
+    assert seen["compacted"]["object"] == "response.compaction"
+    assert seen["compacted"]["output"][-1]["type"] == "compaction"

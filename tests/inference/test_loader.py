@@ -146,3 +146,31 @@ def test_the_limit_on_open_files_is_left_alone() -> None:
         [sys.executable, "-c", LIMIT], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert found.stdout.split() == ["True", "[]"]
+
+
+def test_an_adapter_changes_what_the_model_says(tmp_path: Path) -> None:
+    import mlx.core as mx
+
+    rank, width = 4, 192
+    config = {
+        "num_layers": 6,
+        "lora_parameters": {
+            "rank": rank,
+            "scale": 20.0,
+            "dropout": 0.0,
+            "keys": ["self_attn.o_proj"],
+        },
+    }
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    mx.random.seed(0)
+    weights = {}
+    for layer in range(6):
+        name = f"model.layers.{layer}.self_attn.o_proj"
+        weights[f"{name}.lora_a"] = mx.random.normal((256, rank))
+        weights[f"{name}.lora_b"] = mx.random.normal((rank, width))
+    mx.save_safetensors(str(tmp_path / "adapters.safetensors"), weights)
+    plain, adapted = load(options(DEMO)), load(options(DEMO, adapter_path=str(tmp_path)))
+    prompt = mx.array([[1, 2, 3]])
+    answers = [m.runner.model(prompt) for m in (plain, adapted)]  # type: ignore[attr-defined]
+    assert not mx.allclose(answers[0], answers[1])
+    assert plain.card.fingerprint != adapted.card.fingerprint

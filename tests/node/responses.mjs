@@ -33,6 +33,47 @@ const inside = await client.responses.create({
   conversation: conversation.id,
 });
 
+// In the background: polled to its end, cancelled, and its stream resumed.
+let polled = await client.responses.create({ ...settings, input: "Hello!", background: true });
+while (["queued", "in_progress"].includes(polled.status)) {
+  await new Promise((resolve) => setTimeout(resolve, 20));
+  polled = await client.responses.retrieve(polled.id);
+}
+const endless = { ...settings, max_output_tokens: 3000, input: "Write a long story.", background: true };
+const begun = await client.responses.create(endless);
+const cancelled = await client.responses.cancel(begun.id);
+const watched = [];
+let watchedId;
+for await (const event of await client.responses.create({ ...settings, input: "Hello!", background: true, stream: true })) {
+  watchedId = event.response?.id ?? watchedId;
+  watched.push(event);
+  if (watched.length === 4) break;
+}
+const resumed = [];
+for await (const event of await client.responses.retrieve(watchedId, { stream: true, starting_after: 3 })) {
+  resumed.push(event);
+}
+
+const parsed = await client.responses.parse({
+  ...settings,
+  input: "Hello!",
+  reasoning: { effort: "none" },
+  text: {
+    format: {
+      type: "json_schema",
+      name: "colour",
+      strict: true,
+      schema: {
+        type: "object",
+        properties: { colour: { enum: ["red", "blue"] } },
+        required: ["colour"],
+        additionalProperties: false,
+      },
+    },
+  },
+});
+const compacted = await client.responses.compact({ model: "demo", input: [{ role: "user", content: "My name is Zorblat." }] });
+
 const retrieved = await client.responses.retrieve(first.id);
 await client.responses.delete(first.id);
 const refusals = [];
@@ -60,5 +101,11 @@ console.log(
     inside,
     retrieved,
     refusals,
+    polled,
+    cancelled,
+    watched,
+    resumed,
+    parsed,
+    compacted,
   }),
 );
