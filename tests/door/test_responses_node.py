@@ -87,3 +87,12 @@ def test_an_answer_is_parsed_and_items_are_compacted(seen: dict[str, Any]) -> No
     assert json.loads(seen["parsed"]["output_text"])["colour"] in ("red", "blue")
     assert seen["compacted"]["object"] == "response.compaction"
     assert seen["compacted"]["output"][-1]["type"] == "compaction"
+
+
+def test_turns_go_on_over_a_socket(demo_server: Running, node_folder: Path) -> None:
+    script = shutil.copy(SCRIPT.with_name("socket.mjs"), node_folder)
+    done = json.loads(run(["node", str(script), f"{demo_server.base_url}/v1"], node_folder))
+    for response in done:
+        check_response(plain(response))
+    assert done[1]["previous_response_id"] == done[0]["id"]
+    assert "Zorblat" in json.dumps(done[1]["output"])
