@@ -227,6 +227,48 @@ class EngineStatus:
     running: int = 0
     waiting: int = 0
     model: ModelCard | None = None
+    stalled_s: float = 0.0
+    """Seconds without a step while work waits; 0 when there is nothing to do."""
+    memory: Memory = field(default_factory=lambda: Memory())
+    counts: Counts = field(default_factory=lambda: Counts())
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes, at one moment."""
+
+    limit: int = 0
+    """What the engine allows itself; 0 where nothing is known."""
+    active: int = 0
+    """What MLX holds in arrays: the weights, every cache, and what a step needs."""
+    kv_caches: int = 0
+    """What the running sequences' KV caches take of it."""
+    prefix_cache: int = 0
+    """What the prompts kept for later take of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What the engine has done since it started."""
+
+    steps: int = 0
+    failed_steps: int = 0
+    preemptions: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    """The part of `prompt_tokens` that was not computed anew."""
+    completion_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far an answer is that has not begun."""
+
+    num_ahead: int = 0
+    """Requests before it in the queue."""
+    num_computed: int = 0
+    """How many of the prompt's tokens have been computed, or were found in the prefix cache."""
+    num_prompt: int = 0
 
 
 class Answer(Protocol):
@@ -236,6 +278,10 @@ class Answer(Protocol):
     """
 
     def __aiter__(self) -> AsyncIterator[Sequence[Part]]: ...
+
+    @property
+    def progress(self) -> Progress:
+        """How far it is, for a client who waits for the first part."""
 
     def cancel(self) -> None:
         """Give up the answer; its place is free within one step. Harmless when it has ended."""

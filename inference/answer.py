@@ -8,18 +8,25 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 
-from parts import Finish, Part, ServerError
+from parts import Finish, Part, Progress, ServerError
 
 
 class Answer:
     """The parts of one sequence. Belongs to the event loop; `feed` and `fail` are called on it."""
 
-    def __init__(self, cancel: Callable[[], None]) -> None:
+    def __init__(self, cancel: Callable[[], None], look: Callable[[], Progress]) -> None:
+        """`cancel` gives the sequence up; `look` says how far it is."""
         self._cancel = cancel
+        self._look = look
         self._parts: list[Part] = []
         self._error: ServerError | None = None
         self._is_over = False
         self._news = asyncio.Event()
+
+    @property
+    def progress(self) -> Progress:
+        """How far the sequence is."""
+        return self._look()
 
     def feed(self, parts: Sequence[Part]) -> None:
         """Take more parts."""

@@ -156,7 +156,7 @@ class Engine:
             guide=guide,
         )
         self._scheduler.add(sequence)
-        answer = Answer(lambda: self._cancel(sequence))
+        answer = Answer(lambda: self._cancel(sequence), lambda: self._scheduler.progress(sequence))
         self._answers[sequence.number] = answer
         self._all_answered.clear()
         self._has_work.set()

@@ -5,11 +5,12 @@ It knows nothing of MLX, threads or clients. Only the step loop calls it, but fo
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import Iterator
 
 from inference.sequence import Sequence
-from parts import QueueFull
+from parts import Progress, QueueFull
 
 
 class Scheduler:
@@ -39,6 +40,13 @@ class Scheduler:
     @property
     def has_work(self) -> bool:
         return bool(self.waiting or self.running or self.prefilling)
+
+    def progress(self, sequence: Sequence) -> Progress:
+        """How far a sequence is."""
+        with contextlib.suppress(ValueError, RuntimeError):  # it may leave the queue meanwhile
+            return Progress(self.waiting.index(sequence), 0, len(sequence.prompt))
+        num_prompt = len(sequence.prompt)
+        return Progress(0, min(sequence.num_computed, num_prompt), num_prompt)
 
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence. Raises `QueueFull` when too many wait already."""

@@ -14,6 +14,7 @@ from parts import (
     ModelCard,
     Part,
     Phase,
+    Progress,
     Prompt,
     SamplingParams,
     ServerError,
@@ -42,6 +43,7 @@ class ScriptedAnswer:
         self._is_ended = asyncio.Event()
         self.is_cancelled = False
         self.is_over = asyncio.Event()
+        self.progress = Progress()
 
     async def __aiter__(self) -> AsyncIterator[Sequence[Part]]:
         for step in self._steps:
