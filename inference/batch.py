@@ -1,21 +1,32 @@
 """A batch is the sequences that decode together: their KV caches and the step that is under way.
 
 One row alone keeps its plain caches, which need no attention mask; two or more share the padded
-batch caches of mlx-lm.
+caches of `rows`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
+from inference import rows as kv
+from inference.rows import Cache
 from inference.sampling import Row, Sampled, Sampler
 from inference.sequence import Sequence
 
-Cache = list[Any]
+
+@dataclass(slots=True)
+class Arrivals:
+    """Sequences whose prompts have been computed, with their first tokens under way."""
+
+    rows: list[Sequence]
+    cache: Cache
+    """Plain when there is one row, else as in a batch."""
+    sampled: Sampled
 
 
 class Batch:
@@ -33,32 +44,33 @@ class Batch:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def first_step(self, sequence: Sequence) -> Sampled:
-        """Compute a sequence's last known token alone and sample the one that follows it."""
-        logits = self._model(mx.array([[sequence.tokens[-1]]]), cache=sequence.cache)[:, -1, :]
-        sequence.num_computed += 1
-        if sequence.guide is not None:
-            sequence.guide.catch_up(sequence.generated)
-        sampler = Sampler([row(sequence)], self._vocab_size)
-        sampled = sampler.sample(logits, self._mask([sequence]))
-        mx.eval(sampled.arrays)
+    @property
+    def num_bytes(self) -> int:
+        """What the caches take."""
+        return sum(layer.nbytes for layer in self._cache)
+
+    def first_tokens(self, sequences: list[Sequence], logits: mx.array) -> Sampled:
+        """Sample what follows the last known token of each sequence, from `logits` ([B, V])."""
+        for sequence in sequences:
+            if sequence.guide is not None:
+                sequence.guide.catch_up(sequence.generated)
+        sampler = Sampler([row(s) for s in sequences], self._vocab_size)
+        sampled = sampler.sample(logits, self._mask(sequences))
+        mx.async_eval(sampled.arrays)
         return sampled
 
-    def join(self, sequence: Sequence, sampled: Sampled) -> None:
-        """Take in a sequence whose first step has been computed."""
+    def join(self, arrivals: Arrivals) -> None:
+        """Take in sequences whose prompts have been computed."""
         if not self.rows:
-            self._cache, self._sampled = sequence.cache, sampled
+            self._cache, self._sampled = arrivals.cache, arrivals.sampled
         else:
             assert self._sampled is not None
             if len(self.rows) == 1:
-                pairs = zip(self._cache, sequence.cache, strict=True)
-                self._cache = [mine.merge([mine, its]) for mine, its in pairs]
-            else:
-                for mine, its in zip(self._cache, sequence.cache, strict=True):
-                    mine.extend(its.merge([its]))
-            self._sampled = _concatenated(self._sampled, sampled)
-        sequence.cache = None
-        self.rows.append(sequence)
+                self._cache = kv.merged(self._cache)
+            is_plain = len(arrivals.rows) == 1
+            kv.extend(self._cache, kv.merged(arrivals.cache) if is_plain else arrivals.cache)
+            self._sampled = _concatenated(self._sampled, arrivals.sampled)
+        self.rows = [*self.rows, *arrivals.rows]
         self._sampler = None
 
     def step(self) -> Sampled:
@@ -108,7 +120,7 @@ class Batch:
             return self._cache
         index = self.rows.index(sequence)
         cache = [layer.extract(index) for layer in self._cache]
-        mx.async_eval([layer.state for layer in cache])
+        mx.async_eval(kv.states(cache))
         return cache
 
     def remove(self, leaving: Iterable[Sequence]) -> None:

@@ -20,8 +20,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 from inference.answer import Answer
+from inference.pace import Pace
 from inference.parser import Parser
-from inference.scheduler import Pace, Scheduler
+from inference.scheduler import Scheduler
 from inference.sequence import Sequence
 from parts import (
     ContextLengthExceeded,
@@ -59,7 +60,9 @@ class Stepper(Protocol):
 
     can_batch: bool
 
-    def prefill(self, sequence: Sequence, max_tokens: int) -> bool: ...
+    def is_short(self, sequence: Sequence) -> bool: ...
+    def prefill(self, sequences: list[Sequence], max_tokens: int) -> bool: ...
+    def join(self) -> None: ...
     def decode(self) -> list[tuple[Sequence, int, TokenLogprob | None]]: ...
     def remove(self, leaving: list[Sequence]) -> None: ...
     def reset(self) -> None: ...
@@ -271,29 +274,42 @@ class Engine:
 
     def step(self) -> None:
         """Let the cancelled go, compute a chunk of one prompt, decode a token for all that run."""
-        self._let_go([self._cancelled.popleft() for _ in range(len(self._cancelled))])
-        if sequence := self._scheduler.next_prefill():
-            self._prefill(sequence)
         began = time.monotonic()
+        self._let_go([self._cancelled.popleft() for _ in range(len(self._cancelled))])
+        num_running = len(self._scheduler.running)
+        num_prefilled = self._prefill(self._pace.num_tokens(num_running))
         if self._scheduler.running:
             self._decode()
-            if sequence is None:  # a step that was under way meanwhile seems to take no time
-                self._pace.observe_decode(time.monotonic() - began)
+        self._pace.observe(
+            time.monotonic() - began, num_prefilled=num_prefilled, num_running=num_running
+        )
 
-    def _prefill(self, sequence: Sequence) -> None:
-        num_tokens = self._pace.num_tokens(len(self._scheduler.running))
-        began, num_computed = time.monotonic(), sequence.num_computed
+    def _prefill(self, max_tokens: int) -> int:
+        """Compute more of the prompts that wait; give the number of tokens."""
+        group = self._scheduler.next_prefill(max_tokens, self._model.runner.is_short)
+        if not group:
+            return 0
+        num_computed = sum(sequence.num_computed for sequence in group)
         try:
-            is_running = self._model.runner.prefill(sequence, num_tokens)
-        except Exception as error:  # computed alone: nobody else is touched
-            self._fail(sequence, error)
+            is_computed = self._model.runner.prefill(group, max_tokens)
+        except Exception as error:  # whoever runs is not touched
+            self._fail_prompts(group, error)
+            return 0
+        if is_computed:
+            self._scheduler.run(group)
+            self._model.runner.join()
+        return sum(sequence.num_computed for sequence in group) - num_computed
+
+    def _fail_prompts(self, group: list[Sequence], error: Exception) -> None:
+        """One prompt fails alone; of several, each has another try by itself."""
+        if len(group) == 1:
+            self._fail(group[0], error)
             return
-        if is_running:
-            self._scheduler.run(sequence)
-        else:
-            self._pace.observe_prefill(
-                sequence.num_computed - num_computed, time.monotonic() - began
-            )
+        log.warning("prompts failed together; each is tried alone", exc_info=error)
+        for sequence in group:
+            sequence.num_faults += 1
+        self._scheduler.wait(group)
+        self._model.runner.remove(group)
 
     def _decode(self) -> None:
         finished = []

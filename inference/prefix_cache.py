@@ -61,6 +61,17 @@ class PrefixCache:
         trim_prompt_cache(cache, len(best.tokens) - best_length)
         return cache, best_length
 
+    def peek(self, tokens: Sequence[int]) -> int:
+        """How many tokens a match would give."""
+        wanted = np.asarray(tokens[:-1], dtype=np.uint32)
+        found = [
+            length
+            for entry in self._entries
+            if (length := _common_length(entry.tokens, wanted)) == len(entry.tokens)
+            or _can_trim(entry.cache)
+        ]
+        return max(found, default=0)
+
     def insert(self, tokens: Sequence[int], cache: Cache) -> None:
         """Keep `cache`, which holds exactly `tokens` and is not written to by anyone any more."""
         if len(tokens) < _SHORTEST:

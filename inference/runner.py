@@ -1,6 +1,7 @@
 """The runner is everything that touches MLX while serving; it lives and dies on the GPU thread.
 
 It does what it is told: which sequence is next, and what a failure means, is decided elsewhere.
+Nothing here waits for the device but `decode`, and a chunk of a prompt for the chunk before it.
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ from collections.abc import Iterable
 from typing import Any
 
 import mlx.core as mx
-from mlx_lm.models.cache import make_prompt_cache
+from mlx_lm.models.cache import can_trim_prompt_cache, make_prompt_cache
 
-from inference.batch import Batch
+from inference import rows as kv
+from inference.batch import Arrivals, Batch
 from inference.detokenizer import token_bytes
 from inference.prefix_cache import PrefixCache
+from inference.rows import Cache
 from inference.sampling import Sampled
 from inference.sequence import Sequence
 from parts import TokenLogprob
@@ -23,43 +26,96 @@ from parts import TokenLogprob
 Step = list[tuple[Sequence, int, TokenLogprob | None]]
 """What a step gave each running sequence."""
 
+SHORT = 512
+"""Tokens of a prompt that are computed in one go, with the first token of the answer.
+
+More are computed without their logits, which take a vocabulary of memory for each token, and the
+last one after them."""
+WORTH_SHARING = 256
+"""Tokens computed anew that make a prompt worth keeping before its answer is complete."""
+
 
 class Runner:
     """A model, the batch that decodes on it, and the prefixes that it remembers."""
 
     def __init__(
-        self, model: Any, tokenizer: Any, *, vocab_size: int, prefix_cache: PrefixCache
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        vocab_size: int,
+        prefix_cache: PrefixCache,
+        num_opening: int = 0,
     ) -> None:
+        """`num_opening` tokens end every prompt and open the answer, in the model's template."""
         self.model = model
         self.tokenizer = tokenizer
         self.vocab_size = vocab_size
         """Tokens that may be sampled, and that a request may name."""
         self.prefix_cache = prefix_cache
-        self.can_batch = all(hasattr(layer, "merge") for layer in make_prompt_cache(model))
+        cache = make_prompt_cache(model)
+        self.can_batch = all(hasattr(layer, "merge") for layer in cache)
         """Whether mlx-lm can put this model's caches into a batch; if not, sequences take turns."""
+        self.can_pad = kv.can_pad(cache)
+        """Whether prompts of different lengths can be computed in one go."""
+        self._can_trim = can_trim_prompt_cache(cache)
+        self._num_opening = num_opening
         self._batch = Batch(model, vocab_size)
+        self._arrivals: Arrivals | None = None
+        self._under_way: list[Any] = []
+        """The state of the chunk that the device may still be computing."""
 
-    def prefill(self, sequence: Sequence, max_tokens: int) -> bool:
-        """Compute up to `max_tokens` more tokens of a sequence that is not running yet.
+    def is_short(self, sequence: Sequence) -> bool:
+        """Whether a sequence that waits can be computed in one go with others like it."""
+        if not self.can_pad or sequence.cache is not None or sequence.num_tokens > SHORT:
+            return False
+        return self.prefix_cache.peek(sequence.tokens) < sequence.num_tokens // 2
 
-        When only the last is left, its first step is computed, alone, so that what fails here
-        fails for this sequence only; then it joins the batch. Returns whether it has.
+    def prefill(self, sequences: list[Sequence], max_tokens: int) -> bool:
+        """Compute up to `max_tokens` more tokens of one sequence, or several short ones whole.
+
+        Returns whether all is computed, and the first token under way: then they can `join`.
         """
+        if len(sequences) > 1:
+            self._arrivals = self._prefill_together(sequences)
+        else:
+            self._arrivals = self._prefill_chunk(sequences[0], max_tokens)
+        return self._arrivals is not None
+
+    def join(self) -> None:
+        """Let the sequences whose prompts were computed last join the batch."""
+        assert self._arrivals is not None
+        self._batch.join(self._arrivals)
+        for sequence in self._arrivals.rows:
+            sequence.cache = None
+        self._arrivals = None
+
+    def _prefill_together(self, sequences: list[Sequence]) -> Arrivals:
+        longest = max(sequence.num_tokens for sequence in sequences)
+        padding = [longest - sequence.num_tokens for sequence in sequences]
+        tokens = [[0] * p + s.tokens for p, s in zip(padding, sequences, strict=True)]
+        cache = kv.empty(make_prompt_cache(self.model), padding)
+        logits = self.model(mx.array(tokens), cache=cache)[:, -1, :]
+        sampled = self._batch.first_tokens(sequences, logits)
+        for sequence in sequences:
+            sequence.num_computed = sequence.num_tokens
+        return Arrivals(sequences, cache, sampled)
+
+    def _prefill_chunk(self, sequence: Sequence, max_tokens: int) -> Arrivals | None:
         if sequence.cache is None:
             self._begin(sequence)
-        last = sequence.num_tokens - 1
-        end = min(sequence.num_computed + max_tokens, last)
-        if end > sequence.num_computed:
-            chunk = mx.array([sequence.tokens[sequence.num_computed : end]])
-            self.model(chunk, cache=sequence.cache)
-            mx.eval([layer.state for layer in sequence.cache])
-            mx.clear_cache()
-            sequence.num_computed = end
-        if end < last:
-            return False
-        self._remember(sequence, copy.deepcopy(sequence.cache))
-        self._batch.join(sequence, self._batch.first_step(sequence))
-        return True
+        end = self._end_of_chunk(sequence, max_tokens)
+        chunk = mx.array([sequence.tokens[sequence.num_computed : end]])
+        logits = self.model(chunk, cache=sequence.cache)
+        sequence.num_computed = end
+        if end < sequence.num_tokens:
+            self._wait_for_the_one_before(kv.states(sequence.cache))
+            self._keep_checkpoint(sequence)
+            return None
+        self._keep_prompt(sequence)
+        sampled = self._batch.first_tokens([sequence], logits[:, -1, :])
+        self._under_way = []
+        return Arrivals([sequence], sequence.cache, sampled)
 
     def _begin(self, sequence: Sequence) -> None:
         cache, num_cached = self.prefix_cache.match(sequence.tokens)
@@ -67,6 +123,42 @@ class Runner:
         sequence.num_computed = num_cached
         if not sequence.num_faults:  # after a failed step it finds what it computed itself
             sequence.num_cached = num_cached
+
+    def _wait_for_the_one_before(self, state: list[Any]) -> None:
+        """Let the device work on one chunk while the next is prepared, and no further ahead."""
+        mx.async_eval(state)
+        mx.eval(self._under_way)
+        self._under_way = state
+
+    # Prompts worth keeping
+
+    def _end_of_chunk(self, sequence: Sequence, max_tokens: int) -> int:
+        """How many tokens are computed after the next chunk."""
+        num_left = sequence.num_tokens - sequence.num_computed
+        if num_left == 1 or (self._can_trim and num_left <= min(SHORT, max_tokens)):
+            return sequence.num_tokens
+        stops = [*self._checkpoints(sequence), sequence.num_tokens - 1]
+        far = sequence.num_computed + max_tokens
+        return min(far, *(stop for stop in stops if stop > sequence.num_computed))
+
+    def _checkpoints(self, sequence: Sequence) -> list[int]:
+        """Where to keep what cannot be trimmed later: the end of the last turn."""
+        end_of_turn = len(sequence.prompt) - self._num_opening
+        return [] if self._can_trim else [end_of_turn]
+
+    def _keep_checkpoint(self, sequence: Sequence) -> None:
+        if sequence.num_computed in self._checkpoints(sequence):
+            self._remember(sequence, copy.deepcopy(sequence.cache))
+
+    def _keep_prompt(self, sequence: Sequence) -> None:
+        """Keep a long prompt at once, for those who ask with the same one meanwhile."""
+        if self._can_trim and sequence.num_tokens - sequence.num_cached >= WORTH_SHARING:
+            self._remember(sequence, copy.deepcopy(sequence.cache))
+
+    def _remember(self, sequence: Sequence, cache: Cache) -> None:
+        self.prefix_cache.insert(sequence.tokens[: sequence.num_computed], cache)
+
+    # Decoding
 
     def decode(self) -> Step:
         """Give the next token of each running sequence."""
@@ -89,15 +181,9 @@ class Runner:
 
     def reset(self) -> None:
         """Forget the batch, after a step that failed."""
-        for sequence in self._batch.rows:
-            sequence.cache, sequence.num_computed = None, 0
         self._batch.clear()
+        self._arrivals, self._under_way = None, []
         mx.clear_cache()
-
-    def _remember(self, sequence: Sequence, cache: list[Any]) -> None:
-        # What cannot be computed must fail now, not in whoever finds it later.
-        mx.eval([layer.state for layer in cache])
-        self.prefix_cache.insert(sequence.tokens[: sequence.num_computed], cache)
 
     def _logprobs(
         self, rows: list[Sequence], sampled: Sampled, tokens: list[int]

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
+import numpy as np
 
 from parts import SamplingParams
 
@@ -61,8 +62,8 @@ class Sampler:
         self._is_penalised = any(_is_penalised(p) for p in params)
         self._wants_logprobs = any(p.top_logprobs is not None for p in params)
         self._bias = _bias(params, vocab_size)
-        self._position: mx.array
         self._counts: mx.array
+        self._positions: np.ndarray
         if not all(self._is_greedy):
             self._init_random(rows)
         if self._is_penalised:
@@ -71,7 +72,7 @@ class Sampler:
     def advance(self, tokens: mx.array) -> None:
         """Take note of the tokens ([B]) that the rows have got since."""
         if not all(self._is_greedy):
-            self._position = self._position + mx.array([0, 1], dtype=mx.uint32)
+            self._positions = self._positions + np.uint64(1)
         if self._is_penalised:
             self._counts = self._counts.at[self._rows, tokens].add(1.0)
 
@@ -112,40 +113,39 @@ class Sampler:
         self._has_top_p = any(p.top_p < 1 for p in drawn)
         self._has_top_k = any(p.top_k for p in drawn)
         self._has_min_p = any(p.min_p for p in drawn)
-        self._keys = mx.array([_key(row.seed) for row in rows], dtype=mx.uint32)
-        self._position = mx.array([[0, len(row.generated)] for row in rows], dtype=mx.uint32)
+        self._seeds = _mixed(np.array([row.seed for row in rows], np.uint64))
+        self._positions = np.array([len(row.generated) for row in rows], np.uint64)
 
     def _drawn(self, logits: mx.array) -> mx.array:
-        """Draw from the filtered distribution by the Gumbel-max trick, in vocabulary order."""
-        logits = logits * self._inverse_temperature
-        logits = self._filtered(logits)
-        keys = self._keys + self._position
-        noise = mx.vmap(lambda key: mx.random.gumbel((self._vocab_size,), key=key))(keys)
-        return mx.argmax(logits + noise, axis=-1)
+        """Draw from what the filters leave, by the inverse of the cumulative distribution.
 
-    def _filtered(self, logits: mx.array) -> mx.array:
-        """Set to -inf what top_k, top_p and min_p leave out, each row by its own rules."""
+        With the likeliest first, each filter keeps a beginning of the row, and one number between
+        0 and 1 says which of the tokens kept it is.
+        """
+        logits = logits * self._inverse_temperature
+        order = mx.argsort(-logits, axis=-1)
+        probs = mx.softmax(mx.take_along_axis(logits, order, axis=-1), axis=-1)
         if self._has_min_p:
-            highest = mx.max(logits, axis=-1, keepdims=True)
-            # log 0 = -inf leaves every token in.
-            logits = mx.where(logits < highest + mx.log(self._min_p), -mx.inf, logits)
-        if not (self._has_top_k or self._has_top_p):
-            return logits
-        descending = -mx.sort(-logits, axis=-1)
-        num_kept = self._top_k
+            probs = mx.where(probs >= self._min_p * probs[:, :1], probs, 0.0)
+        if self._has_top_k:
+            probs = mx.where(mx.arange(self._vocab_size) < self._top_k, probs, 0.0)
+        sums = mx.cumsum(probs, axis=-1)
+        # Rounding may leave an index behind the last token kept: what no filter kept, or a grammar
+        # forbids, has no probability at all and is never drawn.
+        num_kept = mx.sum(probs > 0, axis=-1, keepdims=True)
         if self._has_top_p:
-            is_among_k = mx.arange(self._vocab_size) < self._top_k
-            probs = mx.softmax(mx.where(is_among_k, descending, -mx.inf), axis=-1)
-            before = mx.cumsum(probs, axis=-1) - probs
             # The first token that brings the sum to top_p is the last one kept.
-            by_p = mx.maximum(mx.sum(before < self._top_p, axis=-1, keepdims=True), 1)
-            num_kept = mx.where(self._top_p < 1, mx.minimum(num_kept, by_p), num_kept)
-        threshold = mx.take_along_axis(descending, num_kept - 1, axis=-1)
-        # Of several equally likely tokens at the threshold, the first are kept.
-        is_above, is_at = logits > threshold, logits == threshold
-        num_at = num_kept - mx.sum(is_above, axis=-1, keepdims=True)
-        is_kept = is_above | (is_at & (mx.cumsum(is_at.astype(mx.int32), axis=-1) <= num_at))
-        return mx.where(is_kept, logits, -mx.inf)
+            by_p = mx.sum(sums - probs < self._top_p * sums[:, -1:], axis=-1, keepdims=True)
+            by_p = mx.where(self._top_p < 1, mx.maximum(by_p, 1), num_kept)
+            num_kept = mx.minimum(num_kept, by_p)
+        total = mx.take_along_axis(sums, num_kept - 1, axis=-1)
+        index = mx.sum(sums <= mx.array(self._uniform()) * total, axis=-1, keepdims=True)
+        return mx.take_along_axis(order, mx.minimum(index, num_kept - 1), axis=-1)[:, 0]
+
+    def _uniform(self) -> np.ndarray:
+        """A number in [0, 1) for each row, by its seed and position: [B, 1] float32."""
+        bits = _mixed(self._seeds + self._positions * _GOLDEN)
+        return ((bits >> np.uint64(40)).astype(np.float32) / np.float32(2**24))[:, None]
 
     # Penalties
 
@@ -199,17 +199,18 @@ def _counts(tokens: Sequence[int], vocab_size: int) -> mx.array:
     return counts.at[mx.array(known)].add(1.0) if known else counts
 
 
-def _key(seed: int) -> tuple[int, int]:
-    """Spread a seed over the two words of a random key (splitmix64, Steele et al. 2014).
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
-    Neighbouring seeds, and one seed's neighbouring positions, must give unrelated numbers: the
-    position is added to the second word.
+
+def _mixed(numbers: np.ndarray) -> np.ndarray:
+    """Spread 64-bit numbers, so that neighbours become unrelated (splitmix64, Steele et al. 2014).
+
+    Made on the host: the same numbers on every device.
     """
-    z = (seed + 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
-    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
-    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
-    z ^= z >> 31
-    return z >> 32, z & 0xFFFFFFFF
+    z = numbers + _GOLDEN
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
 
 
 def _with_logprobs(tokens: mx.array, logits: mx.array) -> Sampled:

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from inference.sequence import Sequence
 from parts import Progress, QueueFull
 
 
 class Scheduler:
-    """Sequences wait, then one at a time is computed up to its first token, then they run."""
+    """Sequences wait, then their prompts are computed, in chunks or together; then they run."""
 
     def __init__(self, *, max_batch: int, max_queue: int) -> None:
         self.max_batch = max_batch
@@ -22,6 +22,7 @@ class Scheduler:
         self.waiting: deque[Sequence] = deque()
         self.prefilling: Sequence | None = None
         self.running: list[Sequence] = []
+        self._was_group = False
 
     def __iter__(self) -> Iterator[Sequence]:
         if self.prefilling is not None:
@@ -57,23 +58,53 @@ class Scheduler:
             )
         self.waiting.append(sequence)
 
-    def next_prefill(self) -> Sequence | None:
-        """The sequence whose prompt is to be computed next, if there is room for it."""
-        if self.prefilling is None and self.waiting and self._has_room_for(self.waiting[0]):
-            self.prefilling = self.waiting.popleft()
-        return self.prefilling
+    def next_prefill(
+        self, num_tokens: int, is_short: Callable[[Sequence], bool] = lambda sequence: False
+    ) -> list[Sequence]:
+        """The sequences whose prompts to compute next, if there are any with room for them.
 
-    def _has_room_for(self, sequence: Sequence) -> bool:
+        One, to go on with or to begin; or several that are short, `num_tokens` with their padding
+        at most. They are also computed between the chunks of a long one, so that nobody waits for
+        a stranger's book.
+        """
+        if self.prefilling is None:
+            group = self._next_group(num_tokens, is_short)
+            if len(group) != 1:
+                return group
+            self.prefilling = group[0]
+        elif not self._was_group and self.waiting and is_short(self.waiting[0]):
+            self._was_group = True
+            if group := self._next_group(num_tokens, is_short):
+                return group
+        self._was_group = False
+        return [self.prefilling]
+
+    def _next_group(self, num_tokens: int, is_short: Callable[[Sequence], bool]) -> list[Sequence]:
+        group: list[Sequence] = []
+        longest = 0
+        while self.waiting and self._has_room_for(self.waiting[0], len(group)):
+            candidate = self.waiting[0]
+            longest = max(longest, candidate.num_tokens)
+            can_share = not candidate.num_faults and is_short(candidate)
+            if group and not (can_share and longest * (len(group) + 1) <= num_tokens):
+                break
+            group.append(self.waiting.popleft())
+            if not can_share:
+                break
+        return group
+
+    def _has_room_for(self, sequence: Sequence, num_others: int) -> bool:
         """Whoever was in more than one failed step runs alone, to fail alone if it fails again."""
+        num_here = len(self.running) + (self.prefilling is not None) + num_others
         if any(s.num_faults > 1 for s in (sequence, *self.running)):
-            return not self.running
-        return len(self.running) < self.max_batch
+            return not num_here
+        return num_here < self.max_batch
 
-    def run(self, sequence: Sequence) -> None:
-        """Let a sequence run, now that its prompt has been computed."""
-        assert sequence is self.prefilling
-        self.prefilling = None
-        self.running.append(sequence)
+    def run(self, sequences: list[Sequence]) -> None:
+        """Let sequences run, now that their prompts have been computed."""
+        if self.prefilling in sequences:
+            self.prefilling = None
+        self.running += sequences
 
     def remove(self, sequence: Sequence) -> None:
         """Let a sequence go, wherever it is."""
@@ -84,45 +115,18 @@ class Scheduler:
         elif sequence in self.waiting:
             self.waiting.remove(sequence)
 
+    def wait(self, sequences: Iterable[Sequence]) -> None:
+        """Put sequences back to the head of the queue, to be computed again; oldest first."""
+        again = sorted(sequences, key=lambda s: s.number)
+        for sequence in again:
+            self.remove(sequence)
+            sequence.start_again()
+        self.waiting.extendleft(reversed(again))
+
     def restart(self) -> list[Sequence]:
-        """Put all that run back to the head of the queue, oldest first; say which they are."""
-        restarted = sorted(self.running, key=lambda s: s.number)
-        self.running = []
-        self.waiting.extendleft(reversed(restarted))
-        return restarted
-
-
-class Pace:
-    """How many tokens of a prompt to compute between two decode steps.
-
-    A chunk takes as long as the running streams can do without a token; alone, as long as a client
-    who leaves may keep the machine. Measured, because machines differ a thousandfold.
-    """
-
-    ALONE_S = 0.25
-    """Seconds for one chunk when nobody else is running."""
-    SHARED_STEPS = 2.0
-    """Decode steps that one chunk may last when others are running."""
-    SMALLEST, LARGEST = 32, 2048
-
-    def __init__(self) -> None:
-        self._tokens_per_s = 512 / self.ALONE_S
-        self._step_s = 0.02
-
-    def seconds(self, num_running: int) -> float:
-        """How long the next chunk may take."""
-        return self.SHARED_STEPS * self._step_s if num_running else self.ALONE_S
-
-    def num_tokens(self, num_running: int) -> int:
-        """The size of the next chunk."""
-        num_tokens = self._tokens_per_s * self.seconds(num_running)
-        return int(min(max(num_tokens, self.SMALLEST), self.LARGEST))
-
-    def observe_prefill(self, num_tokens: int, seconds: float) -> None:
-        """Learn from a chunk. Small ones say little about the rate."""
-        if num_tokens >= self.SMALLEST:
-            self._tokens_per_s += 0.3 * (num_tokens / max(seconds, 1e-6) - self._tokens_per_s)
-
-    def observe_decode(self, seconds: float) -> None:
-        """Learn from a decode step."""
-        self._step_s += 0.1 * (seconds - self._step_s)
+        """Put all that run, or began to, back to the head of the queue; say which they are."""
+        again = sorted(self.running, key=lambda s: s.number)
+        if self.prefilling is not None:
+            again.append(self.prefilling)
+        self.wait(again)
+        return again

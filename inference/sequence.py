@@ -93,6 +93,10 @@ class Sequence:
     def usage(self) -> Usage:
         return Usage(len(self.prompt), self.num_cached, len(self.generated), self._num_reasoning)
 
+    def start_again(self) -> None:
+        """Forget what was computed, not what was said: its tokens will be computed once more."""
+        self.cache, self.num_computed = None, 0
+
     def append(self, token: int, logprob: TokenLogprob | None = None) -> list[Part]:
         """Take the token that was sampled; give the parts that are certain by now.
 

@@ -36,9 +36,14 @@ class Script:
     """A `Stepper` whose every answer is its own prompt. `on_call` may look, wait or raise."""
 
     def __init__(
-        self, on_call: Callable[[Call], None] = lambda call: None, *, can_batch: bool = True
+        self,
+        on_call: Callable[[Call], None] = lambda call: None,
+        *,
+        can_batch: bool = True,
+        can_group: bool = False,
     ) -> None:
         self.can_batch = can_batch
+        self.can_group = can_group
         self.calls: list[Call] = []
         self.rows: list[Sequence] = []
         self._on_call = on_call
@@ -59,16 +64,22 @@ class Script:
     def named(self, name: str) -> list[Call]:
         return [call for call in self.calls if call.name == name]
 
-    def prefill(self, sequence: Sequence, max_tokens: int) -> bool:
-        assert sequence not in self.rows
-        self._called("prefill", [sequence])
-        last = sequence.num_tokens - 1
-        sequence.num_computed = min(sequence.num_computed + max_tokens, last)
-        if sequence.num_computed < last:
+    def is_short(self, sequence: Sequence) -> bool:
+        return self.can_group and sequence.num_tokens < 100
+
+    def prefill(self, sequences: list[Sequence], max_tokens: int) -> bool:
+        assert not any(sequence in self.rows for sequence in sequences)
+        self._called("prefill", sequences)
+        for sequence in sequences:
+            sequence.num_computed = min(sequence.num_computed + max_tokens, sequence.num_tokens)
+        if sequences[0].num_computed < sequences[0].num_tokens:
             return False
-        sequence.num_computed += 1
-        self.rows.append(sequence)
+        self._arrivals = list(sequences)
         return True
+
+    def join(self) -> None:
+        self._called("join", self._arrivals)
+        self.rows += self._arrivals
 
     def decode(self) -> list[tuple[Sequence, int, TokenLogprob | None]]:
         self._called("decode", self.rows)
@@ -85,8 +96,6 @@ class Script:
 
     def reset(self) -> None:
         self._called("reset", self.rows)
-        for sequence in self.rows:
-            sequence.num_computed = 0
         self.rows = []
 
 

@@ -62,12 +62,17 @@ def answers(
         running = [s for s in running if s not in leaving]
         waiting = [(g, s) for g, s in waiting if s not in leaving]
         here = [s for g, s in waiting if g.comes <= step]
-        if here and runner.prefill(here[0], chunk):
-            running.append(here[0])
-            waiting = [(g, s) for g, s in waiting if s is not here[0]]
+        group = [s for s in here if runner.is_short(s)] if step % 2 else []
+        group = group or here[:1]
+        if group and runner.prefill(group, chunk):
+            runner.join()
+            running += group
+            waiting = [(g, s) for g, s in waiting if s not in group]
         step += 1
         if step == fails_at:
             runner.reset()
+            for sequence in sequences:
+                sequence.start_again()
             by_sequence = dict(zip(map(id, sequences), guests, strict=True))
             waiting = [(by_sequence[id(s)], s) for s in running] + waiting
             running = []
@@ -171,7 +176,7 @@ def test_a_prompt_seen_before_is_not_computed_again_and_answered_the_same(
     guest = greedy(words[:50])
     first = answers(runner, tokenizer, [guest])
     sequence = make_sequence(tokenizer, guest)
-    runner.prefill(sequence, 1000)
+    runner.prefill([sequence], 1000)
     assert sequence.num_cached == 49
     runner.remove([sequence])
     assert answers(runner, tokenizer, [guest]) == first
@@ -185,7 +190,7 @@ def test_a_conversation_goes_on_from_the_answer_before(
     said = answers(runner, tokenizer, [first, greedy(words[5:25])])[0]
     second = greedy([*words[:40], *said, *words[60:70]])
     sequence = make_sequence(tokenizer, second)
-    runner.prefill(sequence, 1000)
+    runner.prefill([sequence], 1000)
     assert sequence.num_cached >= 40 + len(said) - 1
     runner.remove([sequence])
     assert answers(runner, tokenizer, [second])[0] == solo(model, tokenizer, second)
@@ -216,10 +221,11 @@ def test_after_a_failed_step_cached_tokens_are_still_those_found_at_the_start(
 ) -> None:
     runner = make_runner(model, tokenizer)
     sequence = make_sequence(tokenizer, greedy(words[:40]))
-    assert runner.prefill(sequence, 1000)
+    assert runner.prefill([sequence], 1000)
     runner.reset()
+    sequence.start_again()
     sequence.num_faults += 1
-    assert runner.prefill(sequence, 1000)
+    assert runner.prefill([sequence], 1000)
     assert sequence.num_cached == 0
 
 
@@ -249,6 +255,7 @@ def test_no_step_is_begun_when_all_end_with_the_one_under_way(
     guests = [greedy(words[:20], max_tokens=1)] * (1 if is_alone else 2)
     sequences = [make_sequence(tokenizer, guest) for guest in guests]
     for sequence in sequences:
-        runner.prefill(sequence, 1000)
+        runner.prefill([sequence], 1000)
+        runner.join()
     assert len(runner.decode()) == len(guests)
     assert [s.num_computed for s in sequences] == [20] * len(guests)

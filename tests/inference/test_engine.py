@@ -129,7 +129,7 @@ def test_usage_counts_the_prompt_and_the_answer_with_its_end(tokenizer: Any) -> 
 def test_a_long_prompt_does_not_keep_the_others_from_their_tokens(
     tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("inference.scheduler.Pace.LARGEST", 64)
+    monkeypatch.setattr("inference.pace.Pace.LARGEST", 64)
     pause = Pause("decode", 2)
     script = Script(pause)
 
@@ -441,6 +441,35 @@ def test_a_prompt_that_fails_fails_alone(tokenizer: Any, count: int) -> None:
             assert (await whole(await submit(engine, "again"))).text == "again"
 
     played(scene())
+
+
+@pytest.mark.parametrize("culprit", range(len(TEXTS)))
+def test_of_prompts_that_are_computed_together_only_the_culprit_fails(
+    tokenizer: Any, culprit: int
+) -> None:
+    mine = tuple(letters(tokenizer, TEXTS[culprit]))
+    pause = Pause("decode")
+
+    def on_call(call: Call) -> None:
+        pause(call)
+        if call.name == "prefill" and mine in call.prompts:
+            raise Broken
+
+    script = Script(on_call, can_group=True)
+
+    async def scene() -> None:
+        async with running(script, tokenizer) as engine:
+            first = await submit(engine, "first")
+            await pause.reached()
+            answers = [await submit(engine, text) for text in TEXTS]
+            pause.go_on()
+            found = await asyncio.gather(*map(whole, answers), return_exceptions=True)
+            assert isinstance(found.pop(culprit), EngineFailed)
+            assert [text_of(o) for o in found] == TEXTS[:culprit] + TEXTS[culprit + 1 :]
+            assert (await whole(first)).text == "first"
+
+    played(scene())
+    assert max(len(call.numbers) for call in script.named("prefill")) > 1
 
 
 @pytest.mark.parametrize("culprit", range(len(TEXTS)))

@@ -10,20 +10,20 @@ from hypothesis import strategies as st
 
 from inference.detokenizer import Detokenizer
 from inference.parser import Markers, Parser
-from inference.scheduler import Pace, Scheduler
+from inference.scheduler import Scheduler
 from inference.sequence import Sequence
 from parts import QueueFull, SamplingParams
 
 
-def make_sequence(tokenizer: Any) -> Sequence:
-    return Sequence([1, 2], SamplingParams(), Parser(Detokenizer(tokenizer), Markers()))
+def make_sequence(tokenizer: Any, num_tokens: int = 2) -> Sequence:
+    parser = Parser(Detokenizer(tokenizer), Markers())
+    return Sequence([1] * num_tokens, SamplingParams(), parser)
 
 
 def run_next(scheduler: Scheduler) -> Sequence | None:
-    sequence = scheduler.next_prefill()
-    if sequence is not None:
-        scheduler.run(sequence)
-    return sequence
+    group = scheduler.next_prefill(64)
+    scheduler.run(group)
+    return group[0] if group else None
 
 
 @given(
@@ -62,11 +62,11 @@ def test_only_one_prompt_is_computed_at_a_time(tokenizer: Any) -> None:
     first, second = make_sequence(tokenizer), make_sequence(tokenizer)
     scheduler.add(first)
     scheduler.add(second)
-    assert scheduler.next_prefill() is first
-    assert scheduler.next_prefill() is first
+    assert scheduler.next_prefill(64) == [first]
+    assert scheduler.next_prefill(64) == [first]
     assert (scheduler.num_running, scheduler.num_waiting) == (1, 1)
     scheduler.remove(first)
-    assert scheduler.next_prefill() is second
+    assert scheduler.next_prefill(64) == [second]
 
 
 def test_a_full_queue_says_how_many_wait(tokenizer: Any) -> None:
@@ -95,7 +95,7 @@ def test_whoever_was_in_two_failed_steps_runs_alone(tokenizer: Any) -> None:
     scheduler.add(suspect)
     scheduler.add(other)
     assert run_next(scheduler) is suspect
-    assert scheduler.next_prefill() is None
+    assert scheduler.next_prefill(64) == []
     scheduler.remove(suspect)
     assert run_next(scheduler) is other
 
@@ -106,27 +106,69 @@ def test_removing_what_is_not_there_does_nothing(tokenizer: Any) -> None:
     assert not scheduler.has_work
 
 
-def test_a_chunk_beside_others_is_shorter_the_slower_the_machine() -> None:
-    fast, slow = Pace(), Pace()
-    for _ in range(40):
-        fast.observe_prefill(512, 0.01)
-        slow.observe_prefill(512, 10.0)
-    assert slow.num_tokens(1) == Pace.SMALLEST
-    assert slow.num_tokens(1) < fast.num_tokens(1) <= fast.num_tokens(0) == Pace.LARGEST
+def made(tokenizer: Any, *lengths: int) -> tuple[Scheduler, list[Sequence]]:
+    scheduler = Scheduler(max_batch=6, max_queue=99)
+    sequences = [make_sequence(tokenizer, length) for length in lengths]
+    for sequence in sequences:
+        scheduler.add(sequence)
+    return scheduler, sequences
 
 
-def test_a_chunk_takes_as_long_as_the_steps_it_stands_for() -> None:
-    pace = Pace()
-    for _ in range(100):
-        pace.observe_prefill(100, 0.1)
-        pace.observe_decode(0.1)
-    assert pace.num_tokens(3) == pytest.approx(1000 * 0.1 * Pace.SHARED_STEPS, rel=0.02)
-    assert pace.num_tokens(0) == pytest.approx(1000 * Pace.ALONE_S, rel=0.02)
+def is_short(sequence: Sequence) -> bool:
+    return sequence.num_tokens < 50
 
 
-def test_a_chunk_too_short_to_time_changes_nothing() -> None:
-    pace = Pace()
-    before = pace.num_tokens(0)
-    pace.observe_prefill(Pace.SMALLEST - 1, 0.0)
-    pace.observe_prefill(0, 1.0)
-    assert pace.num_tokens(0) == before
+def test_short_prompts_are_computed_together_as_far_as_their_padding_allows(
+    tokenizer: Any,
+) -> None:
+    scheduler, sequences = made(tokenizer, 10, 12, 30, 9)
+    assert scheduler.next_prefill(64, is_short) == sequences[:2]
+    scheduler.run(sequences[:2])
+    assert scheduler.next_prefill(64, is_short) == sequences[2:]
+    scheduler.run(sequences[2:])
+    assert scheduler.next_prefill(64, is_short) == []
+
+
+def test_no_more_are_computed_than_may_run(tokenizer: Any) -> None:
+    scheduler, sequences = made(tokenizer, *[5] * 9)
+    assert scheduler.next_prefill(1000, is_short) == sequences[:6]
+    scheduler.run(sequences[:6])
+    assert scheduler.next_prefill(1000, is_short) == []
+
+
+def test_short_prompts_are_computed_between_the_chunks_of_a_long_one(tokenizer: Any) -> None:
+    scheduler, (long, *short) = made(tokenizer, 500, 5, 5)
+    assert scheduler.next_prefill(64, is_short) == [long]
+    assert scheduler.next_prefill(64, is_short) == short
+    scheduler.run(short)
+    assert scheduler.next_prefill(64, is_short) == [long]
+    scheduler.run([long])
+    assert scheduler.running == [*short, long]
+
+
+def test_two_groups_never_come_between_two_chunks(tokenizer: Any) -> None:
+    scheduler, (long, *short) = made(tokenizer, 500, 5)
+    assert scheduler.next_prefill(64, is_short) == [long]
+    assert scheduler.next_prefill(64, is_short) == short
+    scheduler.run(short)
+    scheduler.add(make_sequence(tokenizer, 5))
+    assert scheduler.next_prefill(64, is_short) == [long]
+
+
+def test_whoever_was_in_a_failed_step_is_computed_alone(tokenizer: Any) -> None:
+    scheduler, sequences = made(tokenizer, 5, 5, 5)
+    sequences[1].num_faults = 1
+    assert scheduler.next_prefill(64, is_short) == sequences[:1]
+    scheduler.run(sequences[:1])
+    assert scheduler.next_prefill(64, is_short) == sequences[1:2]
+
+
+def test_what_starts_again_has_nothing_computed(tokenizer: Any) -> None:
+    scheduler, (first, second) = made(tokenizer, 500, 500)
+    run_next(scheduler)
+    assert scheduler.next_prefill(64) == [second]
+    first.num_computed, second.num_computed, second.cache = 500, 64, object()
+    assert scheduler.restart() == [first, second]
+    assert [s.num_computed for s in (first, second)] == [0, 0]
+    assert second.cache is None
+    assert scheduler.next_prefill(64) == [first]

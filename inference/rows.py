@@ -1,0 +1,120 @@
+"""The KV caches of several rows, which decode together, and how rows come and go.
+
+Rows of different lengths are aligned to the right. mlx-lm's batch caches do that; `PaddedKVCache`
+is its plain one, but for what waits on the device or asks for a mask without need.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import mlx.core as mx
+from mlx_lm.models.cache import BatchKVCache, KVCache
+
+Cache = list[Any]
+"""One mlx-lm cache a layer."""
+
+
+class PaddedKVCache(BatchKVCache):  # type: ignore[misc]
+    """mlx-lm's `BatchKVCache`, whose paddings are known on the host too.
+
+    So rows leave without a wait for the device, and rows of one length need no attention mask.
+    """
+
+    def __init__(self, padding: Sequence[int]) -> None:
+        super().__init__(list(padding))
+        self.padding = list(padding)
+        self.keys: Any
+        self.values: Any
+        self.offset: mx.array
+        self.left_padding: mx.array
+
+    def make_mask(self, N: int, return_array: bool = False, **kwargs: Any) -> Any:
+        """None where every row sees all that is there, "causal" where a prompt is computed."""
+        if any(self.padding) or return_array or kwargs.get("window_size") is not None:
+            mask = super().make_mask(N, return_array=return_array, **kwargs)
+            return mask | self._is_self(N) if N > 1 else mask
+        return None if N == 1 else "causal"
+
+    def _is_self(self, N: int) -> mx.array:
+        """Padding sees itself: what sees nothing at all would become NaN, and spread."""
+        columns = mx.arange(self._idx + N)
+        return columns[self._idx :, None] == columns
+
+    def filter(self, batch_indices: Sequence[int]) -> None:
+        """Keep these rows, and no more padding than they need."""
+        kept = mx.array(list(batch_indices))
+        self.padding = [self.padding[i] for i in batch_indices]
+        spare = min(self.padding)
+        self.keys, self.values = self.keys[kept, :, spare:], self.values[kept, :, spare:]
+        self.offset, self.left_padding = self.offset[kept], self.left_padding[kept] - spare
+        self.padding = [p - spare for p in self.padding]
+        self._idx -= spare
+
+    def extend(self, other: PaddedKVCache) -> None:
+        """Take in the rows of another."""
+        longest = max(self._idx, other._idx)
+        mine, its = longest - self._idx, longest - other._idx
+        super().extend(other)
+        self.padding = [p + mine for p in self.padding] + [p + its for p in other.padding]
+
+    def extract(self, idx: int) -> KVCache:
+        """Give one row as a plain cache."""
+        cache = KVCache()
+        here = slice(self.padding[idx], self._idx)
+        cache.keys = mx.contiguous(self.keys[idx : idx + 1, :, here])
+        cache.values = mx.contiguous(self.values[idx : idx + 1, :, here])
+        cache.offset = cache.keys.shape[2]
+        return cache
+
+    @classmethod
+    def merge(cls, caches: Sequence[KVCache]) -> PaddedKVCache:
+        """Put plain caches into one."""
+        longest = max(cache.offset for cache in caches)
+        merged = cls([longest - cache.offset for cache in caches])
+        rows = [(cache.keys, cache.values, cache.offset) for cache in caches]
+        merged.keys = mx.concatenate([_right(k, n, longest) for k, _, n in rows])
+        merged.values = mx.concatenate([_right(v, n, longest) for _, v, n in rows])
+        merged.offset = mx.array([n for *_, n in rows])
+        merged._idx = longest
+        return merged
+
+
+def _right(array: mx.array, length: int, longest: int) -> mx.array:
+    """The first `length` positions of [1, heads, ≥ length, width], moved to the right."""
+    array = array[..., :length, :]
+    return mx.pad(array, [(0, 0), (0, 0), (longest - length, 0), (0, 0)])
+
+
+def empty(cache: Cache, padding: Sequence[int]) -> Cache:
+    """Caches for rows that start with so much padding; `cache` is empty, and says of what kind."""
+    return [PaddedKVCache(padding) for _ in cache]
+
+
+def can_pad(cache: Cache) -> bool:
+    """Whether prompts of different lengths can be computed in one go.
+
+    Only where every layer keeps all keys and values: what else there is (recurrent states, sliding
+    windows) takes padding for the beginning of the text.
+    """
+    return all(type(layer) is KVCache for layer in cache)
+
+
+def merged(cache: Cache) -> Cache:
+    """The caches of one row, as a batch of one."""
+    return [
+        PaddedKVCache.merge([layer]) if type(layer) is KVCache else layer.merge([layer])
+        for layer in cache
+    ]
+
+
+def extend(cache: Cache, other: Cache) -> None:
+    """Take the rows of `other` into `cache`."""
+    for mine, its in zip(cache, other, strict=True):
+        mine.extend(its)
+
+
+def states(cache: Cache) -> list[Any]:
+    """The arrays of a cache, to be evaluated."""
+    return [layer.state for layer in cache]
