@@ -58,6 +58,7 @@ LIMITS = LLParserLimits(
 """What cannot be compiled ends in a second or two, and so does a step that goes wrong."""
 FORMATS = frozenset("date-time time date duration email hostname ipv4 ipv6 uuid uri".split())
 """Formats of strings that can be enforced; all others say something, and demand nothing."""
+COUNTS = frozenset("minItems maxItems minLength maxLength minProperties maxProperties".split())
 ANYTHING = r"/(.|\n)*/"
 ANY_OBJECT: Mapping[str, Any] = {"type": "object"}
 
@@ -471,6 +472,8 @@ def _adapted(schema: Any) -> Any:
                 continue
             case "uniqueItems", False:
                 continue
+            case _, float() if key in COUNTS and value.is_integer():
+                value = int(value)
             case "properties" | "patternProperties" | "$defs" | "definitions", Mapping():
                 value = {name: _adapted(child) for name, child in value.items()}
             case "const" | "enum" | "default" | "examples", _:
