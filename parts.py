@@ -159,10 +159,15 @@ class Usage:
     """The part of `completion_tokens` that was thinking."""
 
     def __add__(self, other: Usage) -> Usage:
-        """Add another answer to the same prompt: the prompt counts once."""
+        """Add another answer to the same prompt: the prompt counts once.
+
+        Of its tokens, those were computed anew that any of the answers computed anew.
+        """
+        if not self.prompt_tokens:
+            return other
         return Usage(
             max(self.prompt_tokens, other.prompt_tokens),
-            max(self.cached_tokens, other.cached_tokens),
+            min(self.cached_tokens, other.cached_tokens),
             self.completion_tokens + other.completion_tokens,
             self.reasoning_tokens + other.reasoning_tokens,
         )

@@ -59,6 +59,15 @@ LIMITS = LLParserLimits(
 FORMATS = frozenset("date-time time date duration email hostname ipv4 ipv6 uuid uri".split())
 """Formats of strings that can be enforced; all others say something, and demand nothing."""
 COUNTS = frozenset("minItems maxItems minLength maxLength minProperties maxProperties".split())
+_YEAR = "([1-9][0-9]{3}|0[1-9][0-9]{2}|00[1-9][0-9]|000[1-9])"
+_LEAP_YEAR = "([0-9]{2}(0[48]|[2468][048]|[13579][26])|(0[48]|[2468][048]|[13579][26])00)"
+_DATE = (
+    rf"({_YEAR}-(0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])|{_YEAR}-(0[13-9]|1[0-2])-(29|30)"
+    rf"|{_YEAR}-(0[13578]|1[02])-31|{_LEAP_YEAR}-02-29)"
+)
+_TIME = "[0-9]{2}:[0-9]{2}:[0-5]"
+CALENDAR = {"date": f"^{_DATE}$", "time": f"^{_TIME}", "date-time": f"^{_DATE}[Tt ]{_TIME}"}
+"""What llguidance's formats leave out: which years leap, and that most minutes have 60 seconds."""
 ANYTHING = r"/(.|\n)*/"
 ANY_OBJECT: Mapping[str, Any] = {"type": "object"}
 
@@ -481,6 +490,8 @@ def _adapted(schema: Any) -> Any:
             case _:
                 value = _adapted(value)
         adapted[key] = value
+    if schema.get("format") in CALENDAR and "pattern" not in schema:
+        adapted["pattern"] = CALENDAR[schema["format"]]
     return adapted
 
 
