@@ -694,17 +694,13 @@ def test_a_forced_tool_without_strict_is_called_with_an_object_if_need_be(
         guide.accept(token)
 
 
-def test_calls_in_a_format_that_we_cannot_write_are_refused(tokenizer: Any) -> None:
-    class Pythonic:
-        def __getattr__(self, name: str) -> Any:
-            from mlx_lm.tool_parsers.pythonic import parse_tool_call
-
-            return parse_tool_call if name == "tool_parser" else getattr(tokenizer, name)
-
-    grammars = Grammars(Pythonic(), Markers.of(tokenizer), vocab_size=VOCAB)
-    with pytest.raises(InvalidRequest, match="form that cannot be enforced") as caught:
+def test_calls_in_no_format_that_is_known_are_refused(tokenizer: Any) -> None:
+    grammars = Grammars(
+        tokenizer, Markers.of(tokenizer), vocab_size=VOCAB, tool_parser=lambda text, tools: {}
+    )
+    with pytest.raises(InvalidRequest, match="no form for tool calls") as caught:
         grammars.guide(Prompt(HELLO, (WEATHER,), forced_tools=("weather",)), [1])
-    assert caught.value.param == "tool_choice"
+    assert caught.value.param == "tools"
 
 
 # What cannot be had is refused
