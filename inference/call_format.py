@@ -100,7 +100,7 @@ class CallFormat:
     def section(self, rules: CallRules, call: str, marks: Marks, *, is_one: bool) -> str:
         """Calls between their markers."""
         one = rules.rule(f"{marks.start} {call} {marks.end}")
-        return one if is_one else f'{one} ("\\n"? {one})*'
+        return one if is_one else f"{one} ({marks.between} {one})*"
 
     def call(self, rules: CallRules, tool: Tool) -> str:
         raise NotImplementedError
@@ -112,6 +112,7 @@ class Marks:
 
     start: str
     end: str = ""
+    between: str = '"\\n"'
 
 
 # Formats whose arguments are one JSON object

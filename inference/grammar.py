@@ -292,8 +292,10 @@ class Grammars:
         start, end = self._markers.tool_start, self._markers.tool_end
         if self._format is None or start is None:
             raise _cannot_call("This model has no form for tool calls that can be enforced.")
-        marks = Marks(
-            opening or self._written_marker(start), self._written_marker(end) if end else ""
+        closing = self._written_marker(end) if end else ""
+        # An opening that holds the text before it holds the line between two calls too.
+        marks = (
+            Marks(opening, closing, "") if opening else Marks(self._written_marker(start), closing)
         )
         rules = CallRules(self._say)
         try:

@@ -21,7 +21,7 @@ from inference.engine import LoadedModel
 from inference.parser import Markers, Parser
 from inference.repository import read_config, weight_bytes, weight_files
 from inference.template import ChatTemplate
-from parts import ModelCard, Prompt, SamplingParams, Unavailable
+from parts import InvalidRequest, ModelCard, Prompt, SamplingParams, Unavailable
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +51,7 @@ def load(options: LoadOptions) -> LoadedModel:
     with _file_limit_kept():
         import mlx.core as mx
         import mlx_lm
+        from mlx_lm.tool_parsers import json_tools
 
         from inference.grammar import Grammars, Guide
         from inference.prefix_cache import PrefixCache
@@ -69,7 +70,22 @@ def load(options: LoadOptions) -> LoadedModel:
         log.debug("loading failed", exc_info=error)
         raise Unavailable(_reason(error, options)) from error
     template = ChatTemplate(tokenizer, options.template_args)
-    markers = Markers.of(tokenizer)
+    markers, tool_parser = Markers.of(tokenizer), tokenizer.tool_parser
+    if not template.can_call_tools:
+        markers, tool_parser = markers.with_fallback_tools(tokenizer), json_tools.parse_tool_call
+
+    num_embeddings = _num_embeddings(model) or width
+
+    def render(prompt: Prompt) -> list[int]:
+        tokens = template.render(prompt)
+        if (token := max(tokens, default=0)) >= num_embeddings:
+            word = str(tokenizer.convert_ids_to_tokens(token))
+            raise InvalidRequest(
+                f"The prompt holds the token {word[:64]!r}, which this model was not made for.",
+                param="messages",
+                code="unsupported_content",
+            )
+        return tokens
 
     def make_parser(tokens: list[int], prompt: Prompt) -> Parser:
         return Parser(
@@ -77,7 +93,7 @@ def load(options: LoadOptions) -> LoadedModel:
             markers,
             is_thinking=markers.opens_thinking(tokens, tokenizer),
             tools=prompt.tools,
-            tool_parser=tokenizer.tool_parser,
+            tool_parser=tool_parser,
         )
 
     def make_guide(tokens: list[int], prompt: Prompt, params: SamplingParams) -> Guide | None:
@@ -85,7 +101,7 @@ def load(options: LoadOptions) -> LoadedModel:
 
     # Not the number of tokens: some vocabularies have gaps, with the stop tokens behind them.
     vocab_size = min(width, max(tokenizer.get_vocab().values()) + 1)
-    grammars = Grammars(tokenizer, markers, vocab_size=vocab_size)
+    grammars = Grammars(tokenizer, markers, vocab_size=vocab_size, tool_parser=tool_parser)
     return LoadedModel(
         card=ModelCard(
             name=options.name,
@@ -102,7 +118,7 @@ def load(options: LoadOptions) -> LoadedModel:
             vocab_size=vocab_size,
             prefix_cache=PrefixCache(options.prefix_cache_bytes),
         ),
-        render=template.render,
+        render=render,
         make_parser=make_parser,
         make_guide=make_guide,
         vocab_size=vocab_size,
@@ -143,6 +159,15 @@ def _warm_up(mx: Any, model: Any) -> int:
     logits = model(mx.zeros((1, 1), mx.uint32), cache=cache)
     mx.eval(logits)
     return int(logits.shape[-1])
+
+
+def _num_embeddings(model: Any) -> int:
+    """How many tokens the model can read: the tokenizer's files may name more."""
+    import mlx.nn as nn
+
+    kinds = (nn.Embedding, nn.QuantizedEmbedding)
+    rows = [m.weight.shape[0] for _, m in model.named_modules() if isinstance(m, kinds)]
+    return max(rows, default=0)
 
 
 def _context_window(folder: Path, tokenizer: Any) -> int:

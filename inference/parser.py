@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from inference.argument import typed
@@ -61,6 +61,12 @@ class Markers:
             marker(t.tool_call_start, t.tool_call_start_tokens),
             marker(t.tool_call_end, t.tool_call_end_tokens),
         )
+
+    def with_fallback_tools(self, tokenizer: Any) -> Markers:
+        """The markers of a model that has learned none for tools, and is told of these."""
+        known = tokenizer.get_added_vocab()
+        start, end = (Marker(t, known.get(t)) for t in ("<tool_call>", "</tool_call>"))
+        return replace(self, tool_start=start, tool_end=end)
 
     def opens_thinking(self, prompt: Sequence[int], tokenizer: Any) -> bool:
         """Whether the prompt's last words are an opened think block."""

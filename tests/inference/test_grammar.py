@@ -10,6 +10,7 @@ import os
 import pathlib
 import random
 import re
+import shutil
 import uuid
 from collections.abc import Coroutine, Sequence
 from dataclasses import replace
@@ -23,7 +24,7 @@ from pydantic import BaseModel, Field, SecretStr
 
 from inference.engine import Engine
 from inference.grammar import NUM_CACHED, Grammars, Guide
-from inference.parser import Markers
+from inference.parser import Marker, Markers
 from parts import Constraint, EngineFailed, InvalidRequest, Message, Prompt, SamplingParams, Tool
 from tests import demo
 from tests.conftest import DEMO
@@ -508,18 +509,22 @@ def test_a_prompt_that_has_opened_thinking_closes_it_first(
         assert set(allowed(guide)) == set(ENDS)
 
 
+def spell(tokenizer: Any, guide: Guide, text: str) -> None:
+    """Take a text as ordinary tokens, each the longest that is allowed."""
+    while text:
+        words = {t: tokenizer.decode([t]) for t in allowed(guide) if t < min(ENDS)}
+        token = max((t for t in words if text.startswith(words[t])), key=lambda t: len(words[t]))
+        guide.accept(token)
+        text = text[len(words[token]) :]
+
+
 def test_markers_of_many_tokens_are_read_as_text(tokenizer: Any) -> None:
     markers = spelled(Markers.of(tokenizer))
     guide = Grammars(tokenizer, markers, vocab_size=VOCAB).guide(
         prompt_for("choice", ["yes"], thinks=True), [1]
     )
     assert guide is not None
-    rest = "<think>a < b</think>yes"
-    while rest:
-        words = {t: tokenizer.decode([t]) for t in allowed(guide) if t < ENDS[0]}
-        token = max((t for t in words if rest.startswith(words[t])), key=lambda t: len(words[t]))
-        guide.accept(token)
-        rest = rest[len(words[token]) :]
+    spell(tokenizer, guide, "<think>a < b</think>yes")
     assert set(allowed(guide)) == set(ENDS)
 
 
@@ -701,6 +706,48 @@ def test_calls_in_no_format_that_is_known_are_refused(tokenizer: Any) -> None:
     with pytest.raises(InvalidRequest, match="no form for tool calls") as caught:
         grammars.guide(Prompt(HELLO, (WEATHER,), forced_tools=("weather",)), [1])
     assert caught.value.param == "tools"
+
+
+@pytest.mark.parametrize("way", ["required", "strict", "talk"])
+def test_a_model_that_learned_no_tools_is_told_of_them_and_calls(
+    tokenizer: Any, random_model: Path, tmp_path: Path, brief: dict[int, float], way: str
+) -> None:
+    template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant: "
+    folder = shutil.copytree(random_model, tmp_path / "untaught")
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(config | {"chat_template": template}))
+    tools = tools_with([Schemas(5).closed(1)], strict=way == "strict")
+    forced = ("tool0",) if way == "required" else ()
+    prompt = Prompt(HELLO, tools, UNTHINKING, forced_tools=forced, max_tool_calls=1)
+
+    async def scene() -> None:
+        engine = await started(folder)
+        assert engine.status.model and not engine.status.model.tools
+        # A model that likes the marker, letter by letter, is one that has read the prompt.
+        liked = dict.fromkeys(as_tokens(tokenizer, list("<tool_call>")), 3.0 * (way != "talk"))
+        params = seeded(4, logit_bias={**brief, **liked}, max_tokens=200)
+        found = await all_answered(engine, [prompt] * 4, params)
+        await engine.stop()
+        for answer in found:
+            for name, arguments in answer.calls:
+                if reason_of(answer) == "tool_calls":
+                    assert name == "tool0" and is_valid(json.loads(arguments), tools[0].parameters)
+        assert way != "required" or any(reason_of(f) == "tool_calls" for f in found)
+        assert way == "required" or any(f.text for f in found)
+
+    played(scene())
+
+
+def test_markers_in_letters_may_follow_a_text(tokenizer: Any) -> None:
+    start, end = Marker("<call>", None), Marker("</call>", None)
+    markers = replace(Markers.of(tokenizer), tool_start=start, tool_end=end)
+    grammars = Grammars(tokenizer, markers, vocab_size=VOCAB)
+    tools = tools_with([{"enum": [{}]}], strict=True)
+    guide = grammars.guide(Prompt(HELLO, tools, UNTHINKING), [1])
+    assert guide is not None
+    call = '<call>\n{"name": "tool0", "arguments": {}}\n</call>'
+    spell(tokenizer, guide, f"Well <ca < now: {call}\nand {call}")
+    assert set(ENDS) <= set(allowed(guide))
 
 
 # What cannot be had is refused
