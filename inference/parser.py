@@ -119,6 +119,11 @@ class Parser:
             return [*parts, *self._take(marker.text)]
         return [*parts, *self._cross(marker)]
 
+    @property
+    def num_held(self) -> int:
+        """Bytes of text that were taken and not given yet."""
+        return len((self._held + self._detokenizer.held).encode("utf-8", "replace"))
+
     def flush(self, *, is_cut: bool = False) -> list[Part]:
         """Give all that is left when the answer ends, or `is_cut` short wherever it is."""
         parts = list(self._take(self._detokenizer.flush()))
