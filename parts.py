@@ -6,9 +6,10 @@ Nothing here knows HTTP, JSON or MLX, and nothing of ours is imported.
     Prompt                 Reasoning                        ServerError
     ├── Message            Text                             ├── Refused
     │   └── ToolCall       ToolCall, then ToolArguments     │   ├── InvalidRequest
-    ├── Tool               Finish                           │   │   └── ContextLengthExceeded
-    └── Constraint         └── Usage                        │   ├── NotFound
-    SamplingParams                                          │   ├── NotReady
+    ├── Tool               Finish                           │   │   ├── ContextLengthExceeded
+    └── Constraint         └── Usage                        │   │   └── Unmatched
+    SamplingParams                                          │   ├── NotFound
+                                                            │   ├── NotReady
                                                             │   ├── QueueFull
                                                             │   └── Unavailable
                                                             └── EngineFailed
@@ -340,6 +341,10 @@ class ContextLengthExceeded(InvalidRequest):
     """The prompt has more tokens than the model can read."""
 
     code = "context_length_exceeded"
+
+
+class Unmatched(InvalidRequest):
+    """Holds a tool's result that answers no call."""
 
 
 class NotFound(Refused):

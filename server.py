@@ -274,6 +274,7 @@ def _add_routes(app: FastAPI, settings: Settings, engine: Engine, store: Store) 
             num_choices=body.n,
             include_usage=body.stream_options.include_usage,
             is_legacy=chat.is_legacy(given),
+            custom_names=chat.custom_names(given),
             reasoning_format=reasoning_format,
         )
         story: door_log.Story = request.state.story
