@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from inference.schema import CALENDAR, slashes_escaped
+from inference.schema import CALENDAR, referred, slashes_escaped
 
 Schema = Mapping[str, Any]
 
@@ -151,10 +151,7 @@ def _types_meant(rest: Schema) -> tuple[str, ...]:
 
 
 def _referred(path: str, root: Schema) -> Schema:
-    found: Any = root
-    for step in path.lstrip("#").strip("/").split("/") if path != "#" else ():
-        step = step.replace("~1", "/").replace("~0", "~")
-        found = found.get(step) if isinstance(found, Mapping) else None
+    found = referred(path, root)
     if not isinstance(found, Mapping):
         raise Inexpressible(f"a reference to {path[:100]!r}, which is not there")
     return found

@@ -12,10 +12,12 @@ MAX_TEXT = 8 * 1024
 """Characters of one expression, or of one text in a schema: each step reads it again."""
 MAX_DEPTH = 100
 """Objects and lists inside each other, in a schema."""
-MAX_MULTIPLE = 100_000
+MAX_MULTIPLE = 20_000
 """The least common multiple of all `multipleOf`: an automaton counts up to it."""
 MAX_OPTIONAL = 500
 """Optional properties of one object: the parser considers all of them at once."""
+MAX_PROPERTIES = 2000
+"""Properties of all objects together: each costs the compiler half a millisecond."""
 FORMATS = frozenset("date-time time date duration email hostname ipv4 ipv6 uuid uri".split())
 """Formats of strings that can be enforced; all others say something, and demand nothing."""
 COUNTS = frozenset("minItems maxItems minLength maxLength minProperties maxProperties".split())
@@ -33,11 +35,15 @@ ANY_OBJECT: Mapping[str, Any] = {"type": "object"}
 
 def why_not(schema: Any) -> str | None:
     """Say why a schema is out of bounds, if it is: compiling it would take too long."""
+    if _Levels(schema).are_too_many():
+        return f"it is nested deeper than {MAX_DEPTH} levels, through its references"
     values = list(_values(schema))
     if any(isinstance(v, str) and len(v) > MAX_TEXT for v in values):
         return f"it contains a text of more than {MAX_TEXT} characters"
     if _multiple(values) > MAX_MULTIPLE:
         return f"multipleOf is finer or larger than {MAX_MULTIPLE} steps"
+    if _num_properties(schema) > MAX_PROPERTIES:
+        return f"it has more than {MAX_PROPERTIES} properties"
     if _num_optional(schema) > MAX_OPTIONAL:
         return f"an object has more than {MAX_OPTIONAL} optional properties"
     return None
@@ -98,6 +104,55 @@ def depth(value: Any) -> int:
     return found
 
 
+class _Levels:
+    """The schemas inside each other, where a reference is one level more.
+
+    llguidance follows references as it finds them, on the stack: too many would end the process.
+    """
+
+    def __init__(self, root: Any) -> None:
+        self._root = root
+        self._below: dict[str, int] = {}
+        """The levels below each reference; 0 as long as they are being counted."""
+
+    def are_too_many(self) -> bool:
+        try:
+            self._count(self._root, 0)
+        except OverflowError:
+            return True
+        return False
+
+    def _count(self, value: Any, above: int) -> int:
+        """Count the levels of a value. Raises `OverflowError` when there are too many."""
+        if above > MAX_DEPTH:
+            raise OverflowError
+        if isinstance(value, list | tuple):
+            return max((self._count(child, above) for child in value), default=0)
+        if not isinstance(value, Mapping):
+            return 0
+        below = [self._count(child, above + 1) for child in value.values()]
+        if isinstance(path := value.get("$ref"), str):
+            below.append(self._count_referred(path, above + 1))
+        return 1 + max(below, default=0)
+
+    def _count_referred(self, path: str, above: int) -> int:
+        if path not in self._below:
+            self._below[path] = 0
+            self._below[path] = self._count(referred(path, self._root), above)
+        if above + self._below[path] > MAX_DEPTH:
+            raise OverflowError
+        return self._below[path]
+
+
+def referred(path: str, root: Any) -> Any:
+    """What a reference inside a schema stands for; None when it is not there."""
+    found = root
+    for step in path.lstrip("#").strip("/").split("/") if path != "#" else ():
+        step = step.replace("~1", "/").replace("~0", "~")
+        found = found.get(step) if isinstance(found, Mapping) else None
+    return found
+
+
 def _values(value: Any, key: str = "") -> Iterator[Any]:
     """Every text of a schema, keys too, and every `multipleOf` as a fraction."""
     match value:
@@ -112,6 +167,17 @@ def _values(value: Any, key: str = "") -> Iterator[Any]:
                 yield from _values(child)
         case int() | float() if key == "multipleOf" and value > 0:
             yield Fraction(str(value))
+
+
+def _num_properties(value: Any) -> int:
+    match value:
+        case {"properties": Mapping() as properties}:
+            return len(properties) + sum(map(_num_properties, value.values()))
+        case Mapping():
+            return sum(map(_num_properties, value.values()))
+        case list() | tuple():
+            return sum(map(_num_properties, value))
+    return 0
 
 
 def _num_optional(value: Any) -> int:

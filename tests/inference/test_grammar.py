@@ -760,24 +760,39 @@ def nested(depth: int, wrap: Any) -> Any:
     return schema
 
 
-MANY = {f"p{i}": {"type": "string"} for i in range(3000)}
+SOME = {f"p{i}": {"type": "string"} for i in range(900)}
 REFUSED: dict[str, tuple[str, Any, str]] = {
     "nested objects": ("json", nested(800, lambda s: {"properties": {"a": s}}), "deeper than 100"),
     "nested lists": ("json", nested(800, lambda s: {"items": s}), "deeper than 100"),
     "nested values": ("json", {"const": nested(800, lambda s: [s])}, "deeper than 100"),
     "huge": ("json", {"enum": [f"value {i}" for i in range(30_000)]}, "more than 262144"),
     "a huge text": ("json", {"const": "v" * 20_000}, "more than 8192"),
-    "many optional": ("json", {"type": "object", "properties": MANY}, "optional properties"),
+    "many optional": ("json", {"type": "object", "properties": SOME}, "optional properties"),
     "many of anything": (
         "json",
         {"type": "object", "properties": {f"p{i}": {} for i in range(12_000)}},
-        "optional properties",
+        "more than 2000 properties",
+    ),
+    "many objects": (
+        "json",
+        {"items": {"anyOf": [{"properties": SOME, "required": [*SOME]}] * 3}},
+        "more than 2000 properties",
     ),
     "$ref loop": ("json", {"$ref": "#"}, "nothing satisfies it"),
     "$ref ring": (
         "json",
         {"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}},
         "nothing satisfies it",
+    ),
+    "a chain of $ref": (
+        "json",
+        {
+            "$ref": "#/$defs/d0",
+            "$defs": {
+                f"d{i}": {"properties": {"a": {"$ref": f"#/$defs/d{i + 1}"}}} for i in range(2000)
+            },
+        },
+        "through its references",
     ),
     "remote $ref": ("json", {"$ref": "https://example.com/s.json"}, "example.com"),
     "local $ref": ("json", {"$ref": "file:///etc/passwd"}, "etc/passwd"),
@@ -854,6 +869,35 @@ def test_a_refusal_leaves_the_engine_well(random_model: Path) -> None:
         await engine.stop()
 
     played(scene())
+
+
+def doubling(number: int) -> dict[str, Any]:
+    """A schema that would have 2^number leaves if each reference were a copy."""
+    twice = {
+        f"d{i}": {"items": {"anyOf": [{"$ref": f"#/$defs/d{i + 1}"}] * 2}} for i in range(number)
+    }
+    return {"$ref": "#/$defs/d0", "$defs": twice | {f"d{number}": {"type": "string"}}}
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        ("json", doubling(20)),
+        ("json", {"type": "array", "items": {"type": "string"}, "minItems": 10**9}),
+        ("json", {"type": "string", "minLength": 10**9}),
+        ("json", {"enum": [f"v{i:05}" for i in range(20_000)]}),
+        ("json", {"type": "integer", "multipleOf": 19_991}),
+        ("json", {"type": "string", "pattern": "^(([a-z]{1,50}){1,50}){1,50}$"}),
+        ("regex", "|".join(f"(a|b)*a(a|b){{{i}}}" for i in range(15, 40))),
+        ("regex", "(.*a.*b.*c){12}"),
+        ("grammar", 'start: s\ns: s s | s s s | "a" |'),
+    ],
+)
+def test_what_looks_endless_is_compiled_within_the_limits(
+    grammars: Grammars, kind: str, value: Any
+) -> None:
+    guide = grammars.guide(prompt_for(kind, value), [1])
+    assert guide is not None and allowed(guide)
 
 
 @pytest.mark.parametrize("pattern", ["(a+)+$", "(a|a)*c", "(x+x+)+y", "(a|b)*a(a|b){200}"])
