@@ -7,7 +7,6 @@ file never changes: it is written under another name, then renamed. No symbolic 
 from __future__ import annotations
 
 import base64
-import binascii
 import fcntl
 import hashlib
 import io
@@ -99,7 +98,7 @@ def read_header(folder: int, name: str) -> PrefixFile:
         end = max(array["data_offsets"][1] for array in header.values())
         tokens = base64.b64decode(said["0.tokens"], validate=True)
         key, can = said["0.key"], said["0.can_trim"] == "1"
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError, binascii.Error) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise Unusable("its header cannot be read") from error
     if end != num_bytes - 8 - length or len(tokens) % WIDTH or not tokens:
         raise Unusable("it is not whole")
@@ -123,7 +122,7 @@ def read(folder: int, path: Path, file: PrefixFile) -> Cache:
     try:
         cache: Cache = load_prompt_cache(str(path / file.name))
         mx.eval([layer.state for layer in cache])
-    except (RuntimeError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+    except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise Unusable("mlx-lm cannot read it") from error
     num_tokens = len(file.tokens) // WIDTH
     if any(getattr(layer, "offset", num_tokens) != num_tokens for layer in cache):

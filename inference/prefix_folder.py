@@ -27,7 +27,7 @@ from inference.token_tree import WIDTH, TokenTree
 log = logging.getLogger(__name__)
 
 _OFF_S = 60.0
-"""How long nothing is written after the disk refused something."""
+"""How long nothing is written after something went wrong."""
 _HEADER_BYTES = 2**16
 """What a file may have in front of its arrays, besides the tokens."""
 
@@ -140,17 +140,29 @@ class PrefixFolder:
     # The thread
 
     def _run(self) -> None:
-        try:
-            self._folder = _open_private(self.path)
-        except OSError as error:
-            log.warning("The prompt cache is not kept on the disk: %s", error)
-        else:
-            self._index()
+        self._guarded(self._open)
         with self._changed:
             self._is_indexed = True
             self._changed.notify_all()
         while (work := self._next()) is not None:
+            self._guarded(work)
+
+    def _guarded(self, work: Callable[[], None]) -> None:
+        """The thread outlives whatever a disk, a folder's files or a device can do to it."""
+        try:
             work()
+        except Exception as error:
+            self._pause(error)
+            with self._changed:
+                self._wanted.clear()
+
+    def _open(self) -> None:
+        try:
+            self._folder = _open_private(self.path)
+        except OSError as error:
+            log.warning("The prompt cache is not kept on the disk: %s", error)
+            return
+        self._index()
 
     def _index(self) -> None:
         """Learn what is there. What is ours and damaged is deleted; what is not ours stays."""
@@ -209,14 +221,14 @@ class PrefixFolder:
             self._has_warned = False
         except Unusable as error:
             log.debug("a prefix is not written: %s", error)
-        except (OSError, RuntimeError) as error:
-            self._pause(error)
 
     def _pause(self, error: Exception) -> None:
         self._off_until = time.monotonic() + _OFF_S
         if not self._has_warned:
             self._has_warned = True
-            log.warning("The prompt cache cannot write to %s for now: %s", self.path, error)
+            log.warning(
+                "The prompt cache cannot use %s for now: %s", self.path, str(error) or repr(error)
+            )
 
     def _is_there(self, tokens: bytes) -> bool:
         file, length = self.find(tokens)
