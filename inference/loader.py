@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from inference.detokenizer import Detokenizer
 from inference.engine import LoadedModel
@@ -22,6 +22,9 @@ from inference.parser import Markers, Parser
 from inference.repository import read_config, weight_bytes, weight_files
 from inference.template import ChatTemplate
 from parts import ModelCard, Prompt, SamplingParams, Unavailable
+
+if TYPE_CHECKING:
+    from inference.prefix_folder import PrefixFolder
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +43,8 @@ class LoadOptions:
     template_args: Mapping[str, Any] = field(default_factory=dict)
     trust_remote_code: bool = False
     prefix_cache_bytes: int = 2 * 2**30
+    prefix_cache_folder: Path | None = None
+    prefix_folder_bytes: int = 10 * 2**30
 
 
 def load(options: LoadOptions) -> LoadedModel:
@@ -100,7 +105,7 @@ def load(options: LoadOptions) -> LoadedModel:
             model,
             tokenizer,
             vocab_size=vocab_size,
-            prefix_cache=PrefixCache(options.prefix_cache_bytes),
+            prefix_cache=PrefixCache(options.prefix_cache_bytes, _prefix_folder(options, model)),
         ),
         render=template.render,
         make_parser=make_parser,
@@ -143,6 +148,24 @@ def _warm_up(mx: Any, model: Any) -> int:
     logits = model(mx.zeros((1, 1), mx.uint32), cache=cache)
     mx.eval(logits)
     return int(logits.shape[-1])
+
+
+def _prefix_folder(options: LoadOptions, model: Any) -> PrefixFolder | None:
+    """Open the folder of prefixes, under a key that only this model's caches have."""
+    import mlx.core as mx
+    from mlx_lm.models.cache import make_prompt_cache
+
+    from inference.prefix_folder import PrefixFolder, key_of
+
+    if options.prefix_cache_folder is None or not options.prefix_cache_bytes:
+        return None
+    files = [options.folder / "config.json", *weight_files(options.folder)]
+    if options.adapter_path:
+        files += sorted(p for p in Path(options.adapter_path).iterdir() if p.is_file())
+    layers = [type(layer).__name__ for layer in make_prompt_cache(model)]
+    device = str(mx.default_device())
+    key = key_of(files, version("mlx"), version("mlx-lm"), device, *layers)
+    return PrefixFolder(options.prefix_cache_folder, key, max_bytes=options.prefix_folder_bytes)
 
 
 def _context_window(folder: Path, tokenizer: Any) -> int:

@@ -10,15 +10,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import mlx.core as mx
 import pytest
 from mlx_lm.models.cache import make_prompt_cache
 
 from inference import prefix_file, prefix_folder
 from inference.cache_layers import Cache, num_bytes
+from inference.loader import LoadOptions, load
 from inference.prefix_cache import PrefixCache
 from inference.prefix_folder import PrefixFolder, key_of
 from inference.token_tree import packed
+from parts import Message, Prompt
+from tests.conftest import DEMO
 from tests.inference.test_families import tiny
 from tests.inference.test_prefix_cache import (
     assert_same,
@@ -28,6 +32,7 @@ from tests.inference.test_prefix_cache import (
     layers_of_every_kind,
     snapshot,
 )
+from tests.serving import running
 
 KEY, OTHER_KEY = "0123456789abcdef", "fedcba9876543210"
 LONG = list(range(100, 700))
@@ -92,6 +97,22 @@ def test_a_restart_keeps_the_prefixes(open_folder: Opener, path: Path) -> None:
     assert found(open_folder, [8, *LONG]) == 0
     assert stat.S_IMODE(path.stat().st_mode) == 0o700
     assert [stat.S_IMODE(p.stat().st_mode) for p in files(path)] == [0o600] * 2
+
+
+def test_a_server_that_is_stopped_leaves_its_prefixes_to_the_next(path: Path) -> None:
+    text = "Once upon a time there was a little cat who lived in a big house. " * 40
+    with running(path.parent, "--prompt-cache-dir", str(path)) as server:
+        body = {"messages": [{"role": "user", "content": text}], "max_tokens": 1}
+        answer = httpx.post(f"{server.base_url}/v1/chat/completions", json=body, timeout=60)
+        assert server.stop() == 0
+    next_one = load(LoadOptions(folder=DEMO, name="demo", prefix_cache_folder=path))
+    cache: PrefixCache = next_one.runner.prefix_cache
+    assert cache._folder is not None
+    assert cache._folder.wait_until_indexed(10)
+    tokens = next_one.render(Prompt((Message("user", text),)))
+    assert len(tokens) == answer.json()["usage"]["prompt_tokens"]
+    assert cache.match(tokens)[1] == len(tokens) - 1
+    cache.close()
 
 
 def test_a_cache_of_every_kind_comes_back_as_it_was(open_folder: Opener, path: Path) -> None:
@@ -276,11 +297,19 @@ def test_a_model_is_known_by_its_files_and_how_it_is_run(tmp_path: Path) -> None
     assert key_of([weights], "KVCache") in keys
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is unreadable to root")
-def test_a_file_that_may_not_be_read_is_a_miss(open_folder: Opener, path: Path) -> None:
+@pytest.mark.parametrize("is_running", [False, True])
+def test_a_file_that_may_not_be_read_is_a_miss(
+    is_running: bool, open_folder: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuses(*_: Any) -> None:
+        raise PermissionError(13, "Permission denied")  # root is never refused
+
     written(open_folder, LONG)
-    files(path)[0].chmod(0)
-    assert found(open_folder, [*LONG, 1]) == 0
+    if not is_running:
+        monkeypatch.setattr(prefix_file, "_opened", refuses)
+    cache = PrefixCache(10**9, open_folder())
+    monkeypatch.setattr(prefix_file, "_opened", refuses)
+    assert cache.match([*LONG, 1]) == (None, 0)
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])

@@ -106,7 +106,7 @@ class Trees(RuleBasedStateMachine):
 
 
 TestTrees = Trees.TestCase
-TestTrees.settings = settings(deadline=None, max_examples=60, stateful_step_count=30)
+TestTrees.settings = settings(deadline=None, max_examples=30, stateful_step_count=30)
 
 
 def test_a_long_list_is_compared_to_its_last_token() -> None:
