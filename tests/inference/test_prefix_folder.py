@@ -100,7 +100,7 @@ def test_a_restart_keeps_the_prefixes(open_folder: Opener, path: Path) -> None:
 
 
 def test_a_server_that_is_stopped_leaves_its_prefixes_to_the_next(path: Path) -> None:
-    text = "Once upon a time there was a little cat who lived in a big house. " * 40
+    text = "Once upon a time there was a little cat who lived in a big house. " * 20
     with running(path.parent, "--prompt-cache-dir", str(path)) as server:
         body = {"messages": [{"role": "user", "content": text}], "max_tokens": 1}
         answer = httpx.post(f"{server.base_url}/v1/chat/completions", json=body, timeout=60)
