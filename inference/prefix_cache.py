@@ -11,6 +11,8 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import mlx.core as mx
+
 from inference.cache_layers import Cache, can_trim, compact, num_bytes, trimmed
 from inference.prefix_file import PrefixFile
 from inference.prefix_folder import PrefixFolder
@@ -106,21 +108,10 @@ class PrefixCache:
         file = self._file_for(tokens)
         return file is not None and self._folder is not None and self._folder.is_coming(file)
 
-    def peek(self, tokens: Sequence[int]) -> int:
-        """How many tokens a match would give."""
-        wanted = np.asarray(tokens[:-1], dtype=np.uint32)
-        found = [
-            length
-            for entry in self._entries
-            if (length := _common_length(entry.tokens, wanted)) == len(entry.tokens)
-            or _can_trim(entry.cache)
-        ]
-        return max(found, default=0)
-
     def insert(self, tokens: Sequence[int], cache: Cache) -> None:
         """Keep `cache`, which holds exactly `tokens` and is not written to by anyone any more.
 
-        Its arrays must have been evaluated: another thread writes them to the disk.
+        With a folder, what is not computed yet is put under way: another thread will write it.
         """
         if len(tokens) >= _SHORTEST:
             self._insert(packed(tokens), list(cache), is_new=True)
@@ -238,6 +229,7 @@ class PrefixCache:
             self._touch(walk.last.stand_in)
             return
         if is_new and self._folder is not None:
+            mx.async_eval([layer.state for layer in cache])
             self._folder.put(tokens, cache, size)
         self._replace(walk, tokens, is_all=can)
         entry = self._add(self._tree.place(tokens), cache, can)

@@ -51,11 +51,11 @@ class PrefixFile:
 
 
 def write(folder: int, key: str, tokens: bytes, cache: Cache) -> PrefixFile:
-    """Write a file into an open folder. Runs on any thread; the arrays must have been evaluated.
+    """Write a file into an open folder. Runs on any thread; the arrays must be under way at least.
 
     Raises:
         OSError: nothing is left behind.
-        Unusable: mlx-lm could not read these caches back.
+        Unusable: these caches cannot be written, or not so that mlx-lm could read them back.
     """
     if not all(_is_known(type(layer).__name__) for layer in cache):
         raise Unusable("mlx-lm does not know these caches")
@@ -74,6 +74,9 @@ def write(folder: int, key: str, tokens: bytes, cache: Cache) -> PrefixFile:
             name = f"prefix-{key}-{file.digest.hexdigest()}.safetensors"
             size = file.tell()
             os.rename(partial, name, src_dir_fd=folder, dst_dir_fd=folder)
+    except RuntimeError as error:  # MLX's, for arrays that were never computed
+        remove(folder, partial)
+        raise Unusable(str(error)) from error
     except BaseException:
         remove(folder, partial)
         raise

@@ -193,6 +193,32 @@ def test_what_goes_from_memory_is_written_before_its_time(open_folder: Opener, p
     assert cache.match([*LONG, 1])[1] == 600
 
 
+def test_what_is_still_being_computed_is_written_when_it_is_there(
+    open_folder: Opener, path: Path
+) -> None:
+    cache = filled(LONG)
+    ones = mx.ones((300, 300))
+    for _ in range(20):
+        ones = mx.minimum(ones @ ones, 1)
+    cache[0].keys = cache[0].keys * ones[0, 0]
+    folder = open_folder(idle_s=0.0)
+    PrefixCache(10**9, folder).insert(LONG, cache)
+    folder.close()
+    assert found(open_folder, [*LONG, 1]) == 600
+
+
+def test_what_was_never_computed_is_not_written(
+    open_folder: Opener, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = open_folder()
+    folder.put(packed(LONG), filled(LONG), 1000)
+    folder.put(packed([1, *LONG]), evaluated(filled([1, *LONG])), 1000)
+    folder.close()
+    assert found(open_folder, [*LONG, 1]) == 0
+    assert found(open_folder, [1, *LONG]) == 600
+    assert not caplog.records
+
+
 def test_what_goes_because_memory_is_short_is_not_written(open_folder: Opener, path: Path) -> None:
     folder = open_folder()
     cache = PrefixCache(10**9, folder)
