@@ -83,10 +83,10 @@ FAMILIES: dict[str, dict[str, Any]] = {
 }
 
 
-def tiny(name: str) -> Any:
+def tiny(name: str, **rest: Any) -> Any:
     """A model of a family, with random weights."""
     module = importlib.import_module(f"mlx_lm.models.{name}")
-    config = {"model_type": name, **COMMON, **FAMILIES[name]}
+    config = {"model_type": name, **COMMON, **FAMILIES[name], **rest}
     mx.random.seed(0)
     model = module.Model(module.ModelArgs.from_dict(config))
     model.eval()
