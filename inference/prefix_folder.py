@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 
 _OFF_S = 60.0
 """How long nothing is written after something went wrong."""
+_MAX_HURRIED = 2**30
+"""Bytes that may wait for the disk after the memory cache let them go."""
 _HEADER_BYTES = 2**16
 """What a file may have in front of its arrays, besides the tokens."""
 
@@ -88,11 +90,19 @@ class PrefixFolder:
             self._unsaved.pop(tokens, None)
 
     def hurry(self, tokens: bytes) -> None:
-        """Write a cache now, if it is still to be written: its memory is wanted."""
+        """Write a cache now, if it is still to be written: its memory is wanted.
+
+        When the disk is too slow for that, it is not written at all.
+        """
         with self._changed:
-            if tokens in self._unsaved:
-                self._unsaved[tokens].due = 0.0
-                self._changed.notify_all()
+            if tokens not in self._unsaved:
+                return
+            hurried = (u.num_bytes for u in self._unsaved.values() if u.due == 0.0)
+            if sum(hurried) >= _MAX_HURRIED:
+                del self._unsaved[tokens]
+                return
+            self._unsaved[tokens].due = 0.0
+            self._changed.notify_all()
 
     def load(self, file: PrefixFile) -> Cache | None:
         """Read a file that `find` gave. None, and the file is gone, if it cannot be used."""

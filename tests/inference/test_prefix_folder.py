@@ -6,6 +6,7 @@ import fcntl
 import logging
 import os
 import stat
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from inference import prefix_file, prefix_folder
 from inference.cache_layers import Cache, num_bytes
 from inference.loader import LoadOptions, load
 from inference.prefix_cache import PrefixCache
+from inference.prefix_file import PrefixFile
 from inference.prefix_folder import PrefixFolder, key_of
 from inference.token_tree import packed
 from parts import Message, Prompt
@@ -191,6 +193,29 @@ def test_what_goes_from_memory_is_written_before_its_time(open_folder: Opener, p
     while folder.find(packed(LONG))[0] is None:
         os.sched_yield()
     assert cache.match([*LONG, 1])[1] == 600
+
+
+def test_a_slow_disk_does_not_hold_on_to_memory(
+    open_folder: Opener, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written_first, may_go_on = threading.Event(), threading.Event()
+    write = prefix_file.write
+
+    def slow(*arguments: Any) -> PrefixFile:
+        written_first.set()
+        may_go_on.wait(10)
+        return write(*arguments)
+
+    monkeypatch.setattr(prefix_folder.prefix_file, "write", slow)
+    monkeypatch.setattr(prefix_folder, "_MAX_HURRIED", 2000)
+    folder = open_folder()
+    for n in range(5):
+        folder.put(packed([n, *LONG]), evaluated(filled([n, *LONG])), 1000)
+        folder.hurry(packed([n, *LONG]))
+        assert written_first.wait(10)
+    may_go_on.set()
+    folder.close()
+    assert [found(open_folder, [n, *LONG]) > 0 for n in range(5)] == [True] * 3 + [False] * 2
 
 
 def test_what_is_still_being_computed_is_written_when_it_is_there(

@@ -69,12 +69,10 @@ def test_rows_of_any_length_decode_as_alone(llama: Any, bits: int) -> None:
     prompts = [tokens_of(n, n) for n in (255, 3, 40)]
     then = [tokens_of(4, 1000 + n) for n in range(3)]
     cache = merged([prefilled(llama, prompt, bits) for prompt in prompts])
+    wanted = [alone(llama, *pair, bits) for pair in zip(prompts, then, strict=True)]
     for at in range(4):
         found = step(llama, cache, [tail[at] for tail in then])
-        wanted = [
-            alone(llama, p, t[: at + 1], bits)[-1] for p, t in zip(prompts, then, strict=True)
-        ]
-        assert_close(found, np.stack(wanted))
+        assert_close(found, np.stack([each[at] for each in wanted]))
 
 
 @settings(deadline=None, max_examples=4, derandomize=True)
