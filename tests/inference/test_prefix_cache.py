@@ -478,3 +478,52 @@ def test_two_who_share_a_prefix_decode_as_if_alone(family: str) -> None:
         alone = make_prompt_cache(model)
         model(mx.array([prefix]), cache=alone)
         assert mx.allclose(logits, decoded(alone, tail), atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["qwen3_next", "gemma3_text"])
+def test_a_learned_checkpoint_serves_the_third_who_comes(family: str) -> None:
+    model, cache = tiny(family), PrefixCache(10**9)
+    found = []
+    for prompt in system(1, 2, 3):
+        mine, done = cache.match(prompt)
+        mine = mine or make_prompt_cache(model)
+        found.append(done)
+        for end in [*cache.checkpoints(prompt), len(prompt) - 1]:
+            model(mx.array([prompt[done:end]]), cache=mine)
+            cache.insert(prompt[:end], copied(mine))
+            done = end
+        logits = model(mx.array([prompt[-1:]]), cache=mine)
+        whole = model(mx.array([prompt]), cache=make_prompt_cache(model))[:, -1:]
+        assert mx.allclose(logits, whole, atol=1e-5)
+    assert found == [0, 0, 40]
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(
+        st.tuples(st.booleans(), st.lists(st.integers(0, 1), max_size=6), st.integers(0, 24)),
+        max_size=12,
+    )
+)
+def test_with_room_for_all_it_finds_what_a_search_would(
+    steps: list[tuple[bool, list[int], int]],
+) -> None:
+    cache, kept = PrefixCache(10**9), list[tuple[list[int], bool]]()
+    for is_hybrid, branch, length in steps:
+        tokens = [*LONG[: 16 + length], *branch]
+        served = [0]
+        for other, can_only_be_whole in kept:
+            pairs = zip(other, tokens[:-1], strict=False)
+            shared = next((i for i, (a, b) in enumerate(pairs) if a != b), None)
+            shared = min(len(other), len(tokens) - 1) if shared is None else shared
+            if shared >= 16 and (shared == len(other) or not can_only_be_whole):
+                served.append(shared)
+        assert cache.peek(tokens) == max(served)
+        found, num_cached = cache.match(tokens)
+        assert num_cached == max(served)
+        assert found is None or held_by(found) == tokens[:num_cached]
+        cache.insert(tokens, filled(tokens, is_hybrid=is_hybrid))
+        kept.append((tokens, is_hybrid))
+        entries = [*cache._own, *cache._shared]
+        assert cache.num_bytes == sum(entry.num_bytes for entry in entries)
+        assert all(entry.node.value is entry for entry in entries)
