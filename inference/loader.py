@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from inference import memory
 from inference.detokenizer import Detokenizer
@@ -23,6 +23,9 @@ from inference.parser import Markers, Parser
 from inference.repository import read_config, weight_bytes, weight_files
 from inference.template import ChatTemplate
 from parts import InvalidRequest, ModelCard, Prompt, SamplingParams, Unavailable
+
+if TYPE_CHECKING:
+    from inference.prefix_folder import PrefixFolder
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +48,8 @@ class LoadOptions:
     """Bytes that the process may use; None is what the device recommends, less a part."""
     is_forced: bool = False
     """Whether to load what does not seem to fit."""
+    prefix_cache_folder: Path | None = None
+    prefix_folder_bytes: int = 10 * 2**30
 
 
 def load(options: LoadOptions) -> LoadedModel:
@@ -129,10 +134,10 @@ def load(options: LoadOptions) -> LoadedModel:
             model,
             tokenizer,
             vocab_size=vocab_size,
-            prefix_cache=PrefixCache(options.prefix_cache_bytes),
             num_opening=template.num_opening,
             can_batch=can_batch,
             can_pad=can_pad,
+            prefix_cache=PrefixCache(options.prefix_cache_bytes, _prefix_folder(options, model)),
         ),
         budget=memory.Budget(limit, mx.get_active_memory() + limit // 20, layers),
         render=render,
@@ -197,6 +202,24 @@ def _num_embeddings(model: Any) -> int:
     kinds = (nn.Embedding, nn.QuantizedEmbedding)
     rows = [m.weight.shape[0] for _, m in model.named_modules() if isinstance(m, kinds)]
     return max(rows, default=0)
+
+
+def _prefix_folder(options: LoadOptions, model: Any) -> PrefixFolder | None:
+    """Open the folder of prefixes, under a key that only this model's caches have."""
+    import mlx.core as mx
+    from mlx_lm.models.cache import make_prompt_cache
+
+    from inference.prefix_folder import PrefixFolder, key_of
+
+    if options.prefix_cache_folder is None or not options.prefix_cache_bytes:
+        return None
+    files = [options.folder / "config.json", *weight_files(options.folder)]
+    if options.adapter_path:
+        files += sorted(p for p in Path(options.adapter_path).iterdir() if p.is_file())
+    layers = [type(layer).__name__ for layer in make_prompt_cache(model)]
+    device = str(mx.default_device())
+    key = key_of(files, version("mlx"), version("mlx-lm"), device, *layers)
+    return PrefixFolder(options.prefix_cache_folder, key, max_bytes=options.prefix_folder_bytes)
 
 
 def _context_window(folder: Path, tokenizer: Any) -> int:
