@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import sys
@@ -35,15 +36,13 @@ SCALE = measures.Scale(
     arrivals=5,
     contexts=(200,),
     batches=(2,),
-    before_s=0.02,
 )
 
 
 def tells(prompt: Prompt, params: SamplingParams) -> Iterable[Step]:
-    """A word for each token; who asks for very many is read beside a long prompt, and leaves."""
-    num_words = 400 if params.max_tokens == 2_048 else params.max_tokens
-    usage = Usage(100, 90 if len(prompt.messages) == 3 else 0, num_words)
-    return [*[Text("wa ")] * num_words, Finish("length", usage)]
+    """A word for each token."""
+    usage = Usage(100, 90 if len(prompt.messages) == 3 else 0, params.max_tokens)
+    return [*[Text("wa ")] * params.max_tokens, Finish("length", usage)]
 
 
 class Told(dict[str, list[float]]):
@@ -71,7 +70,9 @@ def session(engine: ScriptedEngine, scripted_url: str, told: Told) -> measures.S
 
 
 def test_every_measure_gives_its_rows(session: measures.Session, told: Told) -> None:
-    for measure in (measures.OF_A_SERVER | measures.OF_OURS).values():
+    known = measures.OF_A_SERVER | measures.OF_OURS
+    del known["prefill"]
+    for measure in known.values():
         measure(session)
     assert told.pop("second turn, prompt from the cache") == [0.9]
     assert told.pop("5 clients at once, refused or reset") == [0]
@@ -82,13 +83,44 @@ def test_every_measure_gives_its_rows(session: measures.Session, told: Told) -> 
         "3 clients, greedy",
         "3 clients, sampled",
         "second turn, TTFT cold",
-        "8 streams, inter-token p50",
-        "… p99 while a long prompt comes in",
         "/health at 3 clients, p99",
         "context 200, decode",
         "batch 2",
     } <= told.keys()
     assert all(value > 0 for runs in told.values() for value in runs)
+
+
+def test_streams_are_left_when_the_long_prompt_is_answered(
+    session: measures.Session, engine: ScriptedEngine
+) -> None:
+    never = asyncio.Event()
+    engine.script = lambda prompt, params: (
+        tells(prompt, params) if params.max_tokens == 8 else [Text("wa "), never]
+    )
+    streams = [[session.chat(max_tokens=9)] * 2] * 3
+    found = session.server.clients(
+        "interrupted", streams=streams, long=session.chat(max_tokens=8), before_s=0
+    )
+    assert [len(answer["times"]) for answer in found["answers"]] == [1, 1, 1]
+    assert len(found["long"]["times"]) == 8
+    assert max(a["times"][0] for a in found["answers"]) <= found["all_ran"] <= found["sent"]
+
+
+def test_gaps_count_where_they_reach_into_the_time_that_is_looked_at(told: Told) -> None:
+    stream = {"times": [0.0, 1.0, 1.5, 2.0, 5.0, 5.5]}
+    long = {"status": 200, "began": 2.5, "times": [4.5]}
+    found = {"answers": [stream], "all_ran": 1.0, "sent": 2.5, "long": long}
+    session = session_of(0, told)
+    session.server.clients = lambda plan, **job: (  # type: ignore[method-assign]
+        found if plan == "interrupted" else {"answers": [long]}
+    )
+    measures.prefill(session)
+    assert told == {
+        "8 streams, inter-token p50": [500],
+        "… p99 while a long prompt comes in": [3_000],
+        "long prompt, TTFT alone": [2_000],
+        "long prompt, TTFT beside 8 streams": [2_000],
+    }
 
 
 def test_settings_differ_from_request_to_request(
