@@ -75,13 +75,14 @@ class Target:
 
     def __init__(self, job: Json) -> None:
         self.host, self.port = job["host"], job["port"]
+        self.path = job.get("path", "/v1/chat/completions")
         self.timeout = job.get("timeout", 300.0)
         self.epoch = time.perf_counter()
 
     def request(self, body: Json) -> bytes:
         content = json.dumps(body).encode()
         head = (
-            f"POST /v1/chat/completions HTTP/1.1\r\nHost: {self.host}:{self.port}\r\n"
+            f"POST {self.path} HTTP/1.1\r\nHost: {self.host}:{self.port}\r\n"
             "Content-Type: application/json\r\nConnection: close\r\n"
             f"Content-Length: {len(content)}\r\n\r\n"
         )
