@@ -10,13 +10,16 @@ NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$p -c '$(NEW_ENOUGH)' >/dev/null 2>&1 && echo $$p && break; done)
 
-.PHONY: serve test lint types clean
+.PHONY: serve test bench lint types clean
 
 serve: $(VENV)/.serve-ready
 	@$(BIN)/python server.py $(if $(MODEL),--model $(MODEL)) $(ARGS)
 
 test: lint types
 	@$(BIN)/python -m pytest
+
+bench: $(VENV)/.serve-ready
+	@$(BIN)/python benchmarks/serving.py $(if $(MODEL),--model $(MODEL)) $(ARGS)
 
 lint: $(VENV)/.test-ready
 	@$(BIN)/ruff check .
