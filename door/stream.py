@@ -49,7 +49,7 @@ class EventStream(EventSourceResponse):
             self._at_end()
 
     async def _send_with_timeout(self, send: Send, message: Message) -> None:
-        """One timer watches all: theirs, for each event, costs as much as the rest of it."""
+        """Send while one timer watches; theirs opens a cancel scope for every event."""
         self._sending_since = self._clock()
         await send(message)
         self._sending_since = None
