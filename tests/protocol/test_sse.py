@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from parts import Finish, Part, Reasoning, Text, TokenLogprob, ToolArguments, ToolCall, Usage
@@ -22,11 +22,13 @@ PARTS = st.one_of(
 )
 
 
+@settings(deadline=None)
 @given(TEXTS)
 def test_a_text_is_written_as_json(text: str) -> None:
     assert text_bytes(text) == json_bytes(text)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 1), PARTS)), st.booleans(), TEXTS)
 def test_chunks_are_written_alike(
     said: list[tuple[int, Part]], include_usage: bool, model: str
@@ -41,6 +43,7 @@ def test_chunks_are_written_alike(
     assert [completion.event(chunk) for chunk in chunks] == [data_event(c) for c in chunks]
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 2), TEXTS, LOGPROBS)))
 def test_response_events_are_written_alike(said: list[tuple[int, str, Any]]) -> None:
     items = [OpenMessage(gives_logprobs=True), OpenReasoning(), OpenMessage()]
