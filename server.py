@@ -282,7 +282,7 @@ def _add_routes(app: FastAPI, settings: Settings, engine: Engine, store: Store) 
         story.id = completion.id
         chunks = _chunks(completion, answers, story)
         if body.stream:
-            return EventStream(_events(chunks), lambda: _give_up(answers))
+            return EventStream(_events(completion, chunks), lambda: _give_up(answers))
         whole = await unless_gone(request, _collected(chunks))
         return Response(json_bytes(completion.whole(whole)), media_type="application/json")
 
@@ -367,11 +367,13 @@ async def _collected(chunks: AsyncIterator[dict[str, Any]]) -> list[dict[str, An
     return [chunk async for chunk in chunks]
 
 
-async def _events(chunks: AsyncIterator[dict[str, Any]]) -> AsyncIterator[bytes]:
+async def _events(
+    completion: chat.Completion, chunks: AsyncIterator[dict[str, Any]]
+) -> AsyncIterator[bytes]:
     """Write chunks as events. A failure is an event too: a stream never just stops."""
     try:
         async for chunk in chunks:
-            yield data_event(chunk)
+            yield completion.event(chunk)
     except ServerError as error:
         yield data_event(errors.body_of(error))
     yield DONE
