@@ -10,6 +10,7 @@
 #   "mlx-lm>=0.32.2,<0.33",
 #   "websockets>=15,<17",
 #   "llguidance>=1.9.1,<2",
+#   "psutil>=7,<8",
 # ]
 # ///
 """The door: an OpenAI-compatible server for one language model on this machine.
