@@ -11,6 +11,7 @@
 #   "websockets>=15,<17",
 #   "llguidance>=1.9.1,<2",
 #   "psutil>=7,<8",
+#   "prometheus-client>=0.22,<1",
 # ]
 # ///
 """The door: an OpenAI-compatible server for one language model on this machine.
@@ -41,6 +42,7 @@ import signal
 import socket
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 from typing import Any, cast
@@ -53,12 +55,12 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
-from door import conversations, pages, responses, websocket
+from door import conversations, log_lines, metrics, pages, responses, stacks, websocket
 from door import log as door_log
 from door.guard import MAX_BODY, Guard
 from door.requests import ChatRequest
 from door.settings import DEMO_MODEL, VERSION, Settings
-from door.stream import ClientGone, EventStream, merged, unless_gone
+from door.stream import ClientGone, EventStream, merged, unless_gone, watched
 from parts import (
     Answer,
     Engine,
@@ -129,9 +131,12 @@ def create_app(settings: Settings, engine: Engine, store: Store | None = None) -
     app.state.began = time.monotonic()
     app.state.port = settings.port
     app.state.on_load_failure = lambda error: None
+    figures = metrics.Metrics(engine, settings.model_name)
+    app.state.stories = door_log.Stories(figures.count)
+    metrics.add_routes(app.router, figures)
     _answer_errors(app)
     _add_routes(app, settings, engine, store)
-    app.add_middleware(Guard, api_key=settings.api_key)
+    app.add_middleware(Guard, api_key=settings.api_key, stories=app.state.stories)
     app.add_middleware(
         CORSMiddleware,
         allow_origins=settings.allowed_origins,
@@ -169,17 +174,15 @@ async def _load(app: FastAPI, settings: Settings, engine: Engine) -> None:
         return
     card = engine.status.model
     assert card is not None
-    print(
-        door_log.banner(
-            card,
-            _url(settings.host, app.state.port),
-            is_demo=settings.model == str(DEMO_MODEL),
-            has_key=settings.api_key is not None,
-            origins=", ".join(settings.allowed_origins) or "none",
-        ),
-        file=sys.stderr,
-        flush=True,
+    url = _url(settings.host, app.state.port)
+    banner = door_log.banner(
+        card,
+        url,
+        is_demo=settings.model == str(DEMO_MODEL),
+        has_key=settings.api_key is not None,
+        origins=", ".join(settings.allowed_origins) or "none",
     )
+    log_lines.say(banner, "ready", level="info", url=url, model=card.name)
 
 
 def _url(host: str, port: int) -> str:
@@ -236,6 +239,7 @@ def _add_routes(app: FastAPI, settings: Settings, engine: Engine, store: Store) 
         model=settings.model_name,
         defaults=defaults,
         reasoning_format=reasoning_format,
+        stories=app.state.stories,
     )
     app.state.runs = made.runs
     responses.add_routes(app.router, made)
@@ -279,7 +283,7 @@ def _add_routes(app: FastAPI, settings: Settings, engine: Engine, store: Store) 
             reasoning_format=reasoning_format,
         )
         story: door_log.Story = request.state.story
-        story.id = completion.id
+        story.id, story.model = completion.id, _echoed(body.model, settings)
         chunks = _chunks(completion, answers, story)
         if body.stream:
             return EventStream(_events(chunks), lambda: _give_up(answers))
@@ -289,18 +293,22 @@ def _add_routes(app: FastAPI, settings: Settings, engine: Engine, store: Store) 
 
 def _health(app: FastAPI, settings: Settings, engine: Engine, store: Store) -> Response:
     status = engine.status
-    is_well = status.phase == "ready"
+    is_stalled = status.stalled_s > settings.stall_timeout
+    is_well = status.phase == "ready" and not is_stalled
     body: dict[str, Any] = {
-        "status": "ok" if is_well else status.phase,
+        "status": "ok" if is_well else "stalled" if is_stalled else status.phase,
         "model": settings.model_name,
         "context_window": status.model.context_window if status.model else None,
         "queue": {"running": status.running, "waiting": status.waiting},
+        "memory": asdict(status.memory),
+        "stalled_s": round(status.stalled_s, 3),
+        "failed_steps": status.counts.failed_steps,
         "archive": store.archive_state,
         "uptime_s": round(time.monotonic() - app.state.began, 3),
         "version": VERSION,
     }
-    if status.reason:
-        body["reason"] = status.reason
+    if status.reason or is_stalled:
+        body["reason"] = status.reason or "stalled"
     headers = {} if is_well else {"retry-after": str(errors.RETRY_AFTER_S)}
     return JSONResponse(body, 200 if is_well else 503, headers=headers)
 
@@ -354,11 +362,16 @@ async def _chunks(
     """The chunks of a completion as its answers come in."""
     for chunk in completion.opening():
         yield chunk
-    async for index, parts in merged(answers):
-        story.heard()
-        for chunk in completion.feed(index, parts):
-            yield chunk
-    story.usage, story.finish = completion.usage, completion.finish_reason or ""
+    try:
+        with watched(answers, story):
+            async for index, parts in merged(answers):
+                story.heard()
+                for chunk in completion.feed(index, parts):
+                    yield chunk
+    except ServerError:
+        story.finish = "error"
+        raise
+    story.finished(completion.usage, completion.finish_reason or "")
     for chunk in completion.closing():
         yield chunk
 
@@ -414,12 +427,13 @@ class Server(uvicorn.Server):
 
 def main(settings: Settings) -> int:
     """Serve until a signal comes. Returns the process's exit code."""
-    door_log.set_up(settings.log_level)
+    log_lines.set_up(settings.log_level, cast(log_lines.LogFormat, settings.log_format))
+    stacks.tell_on_signal()
     try:
         listener = _listen(settings)
         engine = _engine(settings)
     except Unavailable as error:
-        print(f"Cannot start: {error.message}", file=sys.stderr)
+        _say_no_start(error)
         return 1
     app = create_app(settings, engine)
     app.state.port = listener.getsockname()[1]
@@ -443,8 +457,14 @@ def main(settings: Settings) -> int:
     app.state.on_load_failure = give_up
     server.run(sockets=[listener])
     if failure:
-        print(f"Cannot start: {failure[0].message}", file=sys.stderr)
+        _say_no_start(failure[0])
     return 1 if failure else 0
+
+
+def _say_no_start(error: Unavailable) -> None:
+    log_lines.say(
+        f"Cannot start: {error.message}", "cannot start", level="error", reason=error.message
+    )
 
 
 def _listen(settings: Settings) -> socket.socket:
