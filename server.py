@@ -53,11 +53,21 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
-from starlette.middleware.cors import CORSMiddleware
 
-from door import conversations, log_lines, metrics, pages, responses, stacks, websocket
+from door import (
+    conversations,
+    dashboard,
+    log_lines,
+    metrics,
+    openapi,
+    pages,
+    responses,
+    stacks,
+    websocket,
+)
 from door import log as door_log
 from door.guard import MAX_BODY, Guard
+from door.origins import Origins, OwnPages
 from door.requests import ChatRequest
 from door.settings import DEMO_MODEL, VERSION, Settings
 from door.stream import ClientGone, EventStream, merged, unless_gone, watched
@@ -132,13 +142,17 @@ def create_app(settings: Settings, engine: Engine, store: Store | None = None) -
     app.state.port = settings.port
     app.state.on_load_failure = lambda error: None
     figures = metrics.Metrics(engine, settings.model_name)
-    app.state.stories = door_log.Stories(figures.count)
+    board = app.state.board = dashboard.Dashboard(engine)
+    app.state.stories = door_log.Stories(figures.count, board.hear)
     metrics.add_routes(app.router, figures)
+    dashboard.add_routes(app.router, board)
     _answer_errors(app)
     _add_routes(app, settings, engine, store)
+    openapi.describe(app)
+    app.add_middleware(OwnPages)
     app.add_middleware(Guard, api_key=settings.api_key, stories=app.state.stories)
     app.add_middleware(
-        CORSMiddleware,
+        Origins,
         allow_origins=settings.allowed_origins,
         allow_methods=["*"],
         allow_headers=["*"],

@@ -29,7 +29,7 @@ MAX_BODY = 32 * 2**20
 """Bytes of a request body."""
 POLICY_VIOLATION = 1008
 _OPEN_PATHS = frozenset({"/health", "/openapi.json"})
-_QUIET_PATHS = frozenset({"/health", "/metrics"})
+_QUIET_PATHS = frozenset({"/health", "/metrics", "/openapi.json", "/dashboard/events"})
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.-]{1,128}\Z")
 
 
