@@ -1,0 +1,25 @@
+// The table of requests: one row each.
+
+import { h } from "/web/plain.js";
+import { count, rate, seconds } from "/web/dashboard/figures.js";
+
+const cell = (label, text, kind = "") => h("td", { "data-label": label, class: kind, title: text }, text);
+const number = (label, text) => cell(label, text, "number");
+const clock = (at) => new Date(at * 1000).toLocaleTimeString("en-GB");
+const tokens = (value) => (value === undefined ? "–" : count(value));
+
+/** A request, as it was told when it ended. */
+export function row(request) {
+  return h("tr", { class: request.status >= 400 || request.finish_reason === "error" ? "failed" : undefined },
+    cell("Time", clock(request.at), "time"),
+    cell("Endpoint", request.endpoint || request.path, "endpoint mono"),
+    cell("Model", request.model || "–", "model"),
+    cell("Client", request.source || "–", "client"),
+    number("Prompt", tokens(request.prompt_tokens)),
+    number("Cached", tokens(request.cached_tokens)),
+    number("Answer", tokens(request.completion_tokens)),
+    number("First token", seconds(request.first_token_s)),
+    number("Tokens/s", rate(request.tokens_per_s)),
+    cell("End", request.finish_reason || "–", "end"),
+    number("Status", String(request.status)));
+}
