@@ -177,6 +177,8 @@ def banner(card: ModelCard, url: str, *, is_demo: bool, has_key: bool, origins: 
         f"  chat         {url}/v1/chat/completions",
         f"  responses    {url}/v1/responses",
         f"  health       {url}/health",
+        f"  docs         {url}/docs",
+        f"  dashboard    {url}/dashboard",
         f"  web pages    {origins}",
         "",
         f"  export OPENAI_BASE_URL={url}/v1",

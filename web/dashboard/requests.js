@@ -3,10 +3,16 @@
 import { h } from "/web/plain.js";
 import { count, rate, seconds } from "/web/dashboard/figures.js";
 
-const cell = (label, text, kind = "") => h("td", { "data-label": label, class: kind, title: text }, text);
+const cell = (label, text, kind = "", title = text) => h("td", { "data-label": label, class: kind, title }, text);
 const number = (label, text) => cell(label, text, "number");
 const clock = (at) => new Date(at * 1000).toLocaleTimeString("en-GB");
 const tokens = (value) => (value === undefined ? "–" : count(value));
+
+/** A client's name; all browsers call themselves Mozilla first. */
+function named(source = "") {
+  if (!source.startsWith("Mozilla/")) return source || "–";
+  return ["Edg", "Firefox", "Chrome", "Safari"].find((name) => source.includes(`${name}/`))?.replace("Edg", "Edge") ?? "browser";
+}
 
 /** A request, as it was told when it ended. */
 export function row(request) {
@@ -14,7 +20,7 @@ export function row(request) {
     cell("Time", clock(request.at), "time"),
     cell("Endpoint", request.endpoint || request.path, "endpoint mono"),
     cell("Model", request.model || "–", "model"),
-    cell("Client", request.source || "–", "client"),
+    cell("Client", named(request.source), "client", request.source),
     number("Prompt", tokens(request.prompt_tokens)),
     number("Cached", tokens(request.cached_tokens)),
     number("Answer", tokens(request.completion_tokens)),

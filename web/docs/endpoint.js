@@ -15,7 +15,7 @@ export function know(name, value) {
   for (const each of samplers) each.fill(name, value);
 }
 
-export const idOf = (method, path) => `${method}${path.replace(/[^a-z0-9]+/gi, "-")}`.replace(/-$/, "");
+export const idOf = (method, path) => `${method}${path.replace(/[^a-z0-9_]+/gi, "-")}`.replace(/-$/, "");
 
 export class EndpointView {
   constructor(method, path, operation, components, model) {

@@ -13,7 +13,6 @@ async function start() {
   $("about").append(...prose(document_.info.description));
   fact("Base URL", `${location.origin}/v1`);
   fact("Model", model);
-  fact("Version", document_.info.version);
   const groups = document_.tags.map((tag) => group(tag, document_, model)).filter(Boolean);
   wireSearch(groups);
   markWhatIsRead(groups.flatMap((each) => each.views));

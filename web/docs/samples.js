@@ -18,19 +18,39 @@ function curl({ method, path, body, origin }) {
   return lines.join(" \\\n  ");
 }
 
-// The SDK's names for what it has methods for.
-const CALLS = { "/v1/chat/completions": "chat.completions.create", "/v1/responses": "responses.create" };
+// What the SDKs call what they have methods for, and how they give the text of an answer.
+const CALLS = {
+  "/v1/chat/completions": {
+    name: "chat.completions.create",
+    ours: [],
+    whole: "choices[0].message",
+    python: 'for chunk in answer:\n    if chunk.choices:\n        print(chunk.choices[0].delta.content or "", end="", flush=True)',
+    javascript: 'for await (const chunk of answer) {\n  process.stdout.write(chunk.choices[0]?.delta.content ?? "");\n}',
+  },
+  "/v1/responses": {
+    name: "responses.create",
+    ours: ["seed", "stop", "presence_penalty", "frequency_penalty"],
+    whole: "output_text",
+    python: 'for event in answer:\n    if event.type == "response.output_text.delta":\n        print(event.delta, end="", flush=True)',
+    javascript: 'for await (const event of answer) {\n  if (event.type === "response.output_text.delta") process.stdout.write(event.delta);\n}',
+  },
+};
+
+// Fields that the Python SDK does not know: they go into its `extra_body`.
+const OURS = ["top_k", "min_p", "repetition_penalty", "enable_thinking", "max_reasoning_tokens", "chat_template_kwargs", "structured_outputs", "return_progress", "keep_alive"];
 
 function python({ method, path, body, origin, model }) {
   const call = method === "POST" && CALLS[path];
   if (!call) return httpx({ method, path, body, origin });
-  const text = call.startsWith("chat") ? "choices[0].message" : "output_text";
-  const lines = Object.entries({ model, ...body }).map(([name, value]) => `    ${name}=${pythonValue(value, 1)},`);
-  const then = body.stream
-    ? `for ${call.startsWith("chat") ? "chunk" : "event"} in answer:\n    print(${call.startsWith("chat") ? "chunk" : "event"})`
-    : `print(answer.${body.background ? "id" : text})`;
-  const given = key() ? "" : `, api_key="none-needed"`;
-  return `from openai import OpenAI\n\nclient = OpenAI(base_url="${origin}/v1"${given})\nanswer = client.${call}(\n${lines.join("\n")}\n)\n${then}\n`;
+  const ours = new Set([...OURS, ...call.ours]);
+  const given = Object.entries({ model, ...body });
+  const extra = Object.fromEntries(given.filter(([name]) => ours.has(name)));
+  const known = given.filter(([name]) => !ours.has(name));
+  if (Object.keys(extra).length) known.push(["extra_body", extra]);
+  const lines = known.map(([name, value]) => `    ${name}=${pythonValue(value, 1)},`);
+  const then = body.stream ? call.python : `print(answer.${body.background ? "id" : call.whole})`;
+  const key_ = key() ? "" : `, api_key="none-needed"`;
+  return `from openai import OpenAI\n\nclient = OpenAI(base_url="${origin}/v1"${key_})\nanswer = client.${call.name}(\n${lines.join("\n")}\n)\n${then}\n`;
 }
 
 function httpx({ method, path, body, origin }) {
@@ -61,13 +81,10 @@ function pythonValue(value, depth) {
 function javascript({ method, path, body, origin, model }) {
   const call = method === "POST" && CALLS[path];
   if (!call) return fetching({ method, path, body, origin });
-  const given = key() ? "" : `, apiKey: "none-needed"`;
-  const fields = indented(JSON.stringify({ model, ...body }, null, 2).replace(/^(\s*)"([a-z_]+)":/gm, "$1$2:"), 0);
-  const text = call.startsWith("chat") ? "choices[0].message" : "output_text";
-  const then = body.stream
-    ? `for await (const ${call.startsWith("chat") ? "chunk" : "event"} of answer) {\n  console.log(${call.startsWith("chat") ? "chunk" : "event"});\n}`
-    : `console.log(answer.${body.background ? "id" : text});`;
-  return `import OpenAI from "openai";\n\nconst client = new OpenAI({ baseURL: "${origin}/v1"${given} });\nconst answer = await client.${call}(${fields});\n${then}\n`;
+  const key_ = key() ? "" : `, apiKey: "none-needed"`;
+  const fields = JSON.stringify({ model, ...body }, null, 2).replace(/^(\s*)"([a-z_]+)":/gm, "$1$2:");
+  const then = body.stream ? call.javascript : `console.log(answer.${body.background ? "id" : call.whole});`;
+  return `import OpenAI from "openai";\n\nconst client = new OpenAI({ baseURL: "${origin}/v1"${key_} });\nconst answer = await client.${call.name}(${fields});\n${then}\n`;
 }
 
 function fetching({ method, path, body, origin }) {

@@ -62,7 +62,8 @@ export function fields(schema, components, depth = 0) {
   const found = objectIn(schema, components);
   if (!found) return null;
   const required = new Set(found.required ?? []);
-  return h("ul", { class: "fields" }, Object.entries(found.properties).map(([name, its]) => field(name, its, required.has(name), components, depth)));
+  const sorted = Object.entries(found.properties).sort(([a], [b]) => required.has(b) - required.has(a));
+  return h("ul", { class: "fields" }, sorted.map(([name, its]) => field(name, its, required.has(name), components, depth)));
 }
 
 function field(name, schema, isRequired, components, depth) {
