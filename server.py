@@ -283,21 +283,22 @@ def _add_routes(app: FastAPI, settings: Settings, engine: Engine, store: Store) 
     @app.post("/v1/chat/completions")
     async def chat_completions(body: ChatRequest, request: Request) -> Response:
         given = body.given()
+        story: door_log.Story = request.state.story
+        story.model = _echoed(body.model, settings)
         params = chat.read_sampling(given, defaults)
         answers = await _submit_all(
             engine, chat.read_prompt(given), chat.choices_of(params, body.n)
         )
         card = engine.status.model
         completion = chat.Completion(
-            model=_echoed(body.model, settings),
+            model=story.model,
             fingerprint=card.fingerprint if card else "",
             num_choices=body.n,
             include_usage=body.stream_options.include_usage,
             is_legacy=chat.is_legacy(given),
             reasoning_format=reasoning_format,
         )
-        story: door_log.Story = request.state.story
-        story.id, story.model = completion.id, _echoed(body.model, settings)
+        story.id = completion.id
         chunks = _chunks(completion, answers, story)
         if body.stream:
             return EventStream(_events(chunks), lambda: _give_up(answers))

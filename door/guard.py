@@ -65,7 +65,8 @@ class Guard:
             else:
                 await self._app(scope, exchange.receive, exchange.send)
         except Exception:  # the last line of defence: nothing of it may reach the client
-            log.exception("request %s failed", exchange.id)
+            told = {"message": "request failed", "request_id": exchange.id}
+            log.exception("request %s failed", exchange.id, extra={"told": told})
             await exchange.answer(500, "The server failed on this request.")
         finally:
             self._stories.end(exchange.told())

@@ -146,7 +146,7 @@ class Stories:
 def _told(story: Story) -> None:
     level = logging.DEBUG if story.is_quiet and story.status < 400 else logging.INFO
     if log.isEnabledFor(level):
-        log.log(level, "%s", story.line(), extra={"story": story})
+        log.log(level, "%s", story.line(), extra={"told": {"message": "request"} | story.fields()})
 
 
 def progress_line(progress: Progress) -> str:

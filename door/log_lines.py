@@ -104,7 +104,10 @@ class TextLine(logging.Formatter):
 
 
 class JsonLine(logging.Formatter):
-    """One JSON object: `time`, `level`, `message`, and the fields of a request's story."""
+    """One JSON object: `time`, `level`, `message`, and the fields that come with the record.
+
+    They are in its `told`, where `message` is what is the same for all lines of a kind.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         told = {
@@ -112,9 +115,7 @@ class JsonLine(logging.Formatter):
             "level": record.levelname.lower(),
             "message": record.getMessage(),
         }
-        story = getattr(record, "story", None)
-        if story is not None:
-            told |= {"message": "request", **story.fields()}
+        told |= getattr(record, "told", {})
         if record.exc_info:
             told["exception"] = "\n".join(exception_lines(record.exc_info[1]))
         # ASCII only: every control character and every other line's end is escaped by that.

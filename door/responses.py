@@ -54,7 +54,7 @@ class Responses:
         self.stories = stories or Stories()
         self.store = store
         self.runs = Runs()
-        self._model = model
+        self.model = model
         self._defaults = defaults
         self._reasoning_format = reasoning_format
         self._tidying: set[asyncio.Task[None]] = set()
@@ -90,7 +90,7 @@ class Responses:
             created_at=draft.created_at,
             reasoning_format=self._reasoning_format,
         )
-        story.id, story.model = draft.id, str(stream.response["model"])
+        story.id, story.model = draft.id, str(stream.response["model"])[:256]
         run = Run(
             stream,
             answer,
@@ -111,7 +111,7 @@ class Responses:
         """Make of a body, and of what was said before, what the engine is to do."""
         return responses.read(
             body,
-            model=self._model,
+            model=self.model,
             history=history,
             defaults=self._defaults,
             resolve=self.store.item,
@@ -231,6 +231,7 @@ def add_routes(router: APIRouter, made: Responses) -> None:
     async def create(body: ResponseRequest, request: Request) -> Response:
         given = body.given()
         story: Story = request.state.story
+        story.model = (body.model or made.model)[:256]
         if body.background:  # it is asked for now, and made whoever asked
             story.finish = "in background"
             story = replace(story, method="BACKGROUND", status=200, finish="")

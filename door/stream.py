@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from dataclasses import asdict
 from typing import TypeVar
 
 from sse_starlette import EventSourceResponse
@@ -89,7 +90,8 @@ def watched(answers: Sequence[Answer], story: Story) -> Iterator[None]:
         nonlocal timer
         if story.first_part is None and story.ended is None:
             furthest = max((answer.progress for answer in answers), key=_computed)
-            log.info("%s  %s", progress_line(furthest), story.id)
+            told = {"message": "progress", "id": story.id, **asdict(furthest)}
+            log.info("%s  %s", progress_line(furthest), story.id, extra={"told": told})
             timer = loop.call_later(PROGRESS_EVERY_S, look)
 
     timer = loop.call_later(FIRST_PROGRESS_S, look)
