@@ -38,6 +38,7 @@ def set_up(level: str, kind: LogFormat = "text") -> None:
     _fill_missing_streams()
     logging.raiseExceptions = False
     _lines = _Lines(JsonLine() if kind == "json" else TextLine())
+    logging.captureWarnings(True)
     logging.basicConfig(handlers=[_lines], level=level.upper(), force=True)
     for name in ("uvicorn", "uvicorn.error", "httpx", "huggingface_hub", "transformers"):
         logging.getLogger(name).setLevel("DEBUG" if level == "debug" else "WARNING")
