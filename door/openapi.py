@@ -24,6 +24,9 @@ from door.api_text import (
 
 FASTAPIS_OWN = ("HTTPValidationError", "ValidationError")
 
+MAKES = {"/v1/responses": "response_id", "/v1/conversations": "conversation_id"}
+"""Endpoints that make things, and the variable that stands for their ids in other paths."""
+
 
 def describe(app: FastAPI) -> None:
     """Have the application describe itself in our words. For when all routes are there."""
@@ -44,6 +47,8 @@ def _described(document: Json) -> Json:
         endpoint = ENDPOINTS.get((method, path))
         if endpoint is not None:
             operation |= _operation(operation, endpoint)
+    for path, variable in MAKES.items():
+        document["paths"][path]["post"]["responses"]["200"]["links"] = _links(document, variable)
     components = document["components"]
     schemas = {k: v for k, v in components["schemas"].items() if k not in FASTAPIS_OWN}
     for name, schema in schemas.items():
@@ -65,6 +70,13 @@ def operations(document: Json) -> Iterator[tuple[str, str, Json]]:
     for path, methods in document["paths"].items():
         for method, operation in methods.items():
             yield method, path, operation
+
+
+def _links(document: Json, variable: str) -> Json:
+    """Where the id of what was made leads, for tools that follow it."""
+    found = [o["operationId"] for _, path, o in operations(document) if f"{{{variable}}}" in path]
+    value = {variable: "$response.body#/id"}
+    return {name: {"operationId": name, "parameters": value} for name in found}
 
 
 def _operation(found: Json, endpoint: Endpoint) -> Json:
@@ -98,7 +110,8 @@ def _answer(endpoint: Endpoint) -> Json:
     else:
         content["text/plain"] = {"schema": {"type": "string"}}
     if endpoint.stream:
-        content["text/event-stream"] = {"schema": {"type": "string"}, "example": endpoint.stream}
+        # Without a schema: readers do not agree whether it would be of the text or of each event.
+        content["text/event-stream"] = {"example": endpoint.stream}
     return {"description": endpoint.answer, "content": content}
 
 
