@@ -15,7 +15,7 @@ from typing import Any
 
 import httpx
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from door import stream
@@ -34,6 +34,7 @@ def record(message: str, **more: Any) -> logging.LogRecord:
     return made
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.text())
 def test_a_line_of_text_is_one_line_and_drives_no_terminal(text: str) -> None:
     line = TextLine().format(record(text))
@@ -43,6 +44,7 @@ def test_a_line_of_text_is_one_line_and_drives_no_terminal(text: str) -> None:
         assert line.endswith(f" I {text}")
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.text())
 def test_a_line_of_json_is_one_object_in_printable_ascii(text: str) -> None:
     line = JsonLine().format(record(text))
