@@ -7,9 +7,9 @@ somebody reads. Each application has a registry of its own.
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Iterable, Iterator
 
+import psutil
 from fastapi import APIRouter, Request, Response
 from prometheus_client import (
     CollectorRegistry,
@@ -41,7 +41,6 @@ FINISHES = {
 }
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "WEBSOCKET"})
 MODEL = ("model_name",)
-LOADED_AT = time.time()
 
 disable_created_metrics()  # type: ignore[no-untyped-call] # a second series each, unread
 
@@ -174,24 +173,20 @@ def kv_use(status: EngineStatus) -> float:
 
 
 class PlainProcess(Collector):
-    """The process's figures where there is no `/proc`: what the standard library knows."""
+    """The process's figures where there is no `/proc`, under the names that they have there."""
 
     def collect(self) -> Iterator[Metric]:
-        import resource  # which Windows has not
-
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        is_bytes = sys.platform == "darwin"
+        process = psutil.Process()
+        cpu, memory = process.cpu_times(), process.memory_info()
         yield CounterMetricFamily(
-            "process_cpu_seconds", "Processor time, in seconds.", value=time.process_time()
+            "process_cpu_seconds", "Processor time, in seconds.", value=cpu.user + cpu.system
         )
-        yield GaugeMetricFamily(
-            "process_start_time_seconds", "Start, in seconds since 1970.", value=LOADED_AT
-        )
-        yield GaugeMetricFamily(
-            "process_max_resident_memory_bytes",
-            "The most memory the process has held.",
-            value=peak if is_bytes else peak * 1024,
-        )
+        for name, text, value in (
+            ("start_time_seconds", "Start, in seconds since 1970.", process.create_time()),
+            ("resident_memory_bytes", "Memory that is held.", memory.rss),
+            ("virtual_memory_bytes", "Memory that was asked for.", memory.vms),
+        ):
+            yield GaugeMetricFamily(f"process_{name}", text, value=value)
 
 
 def add_routes(router: APIRouter, metrics: Metrics) -> None:
