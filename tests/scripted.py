@@ -9,8 +9,10 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 
 from parts import (
+    Counts,
     EngineStatus,
     Finish,
+    Memory,
     ModelCard,
     Part,
     Phase,
@@ -83,6 +85,9 @@ class ScriptedEngine:
         self.load_error: Unavailable | None = None
         self.phase: Phase = "ready"
         self.num_waiting = 0
+        self.stalled_s = 0.0
+        self.memory = Memory()
+        self.counts = Counts()
         self.prompts: list[Prompt] = []
         self.params: list[SamplingParams] = []
         self.answers: list[ScriptedAnswer] = []
@@ -90,7 +95,15 @@ class ScriptedEngine:
     @property
     def status(self) -> EngineStatus:
         running = sum(not answer.is_over.is_set() for answer in self.answers)
-        return EngineStatus(self.phase, running=running, waiting=self.num_waiting, model=CARD)
+        return EngineStatus(
+            self.phase,
+            running=running,
+            waiting=self.num_waiting,
+            model=CARD,
+            stalled_s=self.stalled_s,
+            memory=self.memory,
+            counts=self.counts,
+        )
 
     async def start(self) -> None:
         self._loop = asyncio.get_running_loop()
