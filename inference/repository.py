@@ -154,9 +154,11 @@ def cached_repositories() -> list[str]:
 
 def _near(repo: str) -> str:
     """What may have been meant: models that are here, then those that many people use."""
-    names = {name.lower(): name for name in [*(k.repo for k in KNOWN), *cached_repositories()]}
-    near = difflib.get_close_matches(repo.lower(), names, n=3, cutoff=0.75)
-    return f" Did you mean {' or '.join(names[name] for name in near)}?" if near else ""
+    known = [*(known.repo for known in KNOWN), *cached_repositories()]
+    by_name = {repo.rpartition("/")[2].lower(): repo for repo in known}
+    wanted = repo.rpartition("/")[2].lower()
+    near = [by_name[name] for name in difflib.get_close_matches(wanted, by_name, cutoff=0.75)]
+    return f" Did you mean {' or '.join(near)}?" if near else ""
 
 
 def _check_weights(folder: Path) -> None:
