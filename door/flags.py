@@ -76,7 +76,7 @@ class FlagParser(argparse.ArgumentParser):
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As argparse's, but what is unknown is met with what may have been meant."""
-        given, unknown = self.parse_known_args(args, namespace)
+        given, unknown = self.parse_known_intermixed_args(args, namespace)
         if unknown:
             self.error(_unknown(unknown, list(self._option_string_actions)))
         return given

@@ -45,6 +45,14 @@ def locate(model: str) -> Path:
     return folder
 
 
+def find(model: str) -> Path | None:
+    """The folder of a model that is on this machine, all of it. Fetches nothing."""
+    folder = Path(model).expanduser()
+    if folder.exists():
+        return folder
+    return _cached(model) if model.count("/") == 1 else None
+
+
 def check(folder: Path) -> None:
     """See that a folder holds a model that can be loaded here. Raises `Unavailable`."""
     if not folder.is_dir():
