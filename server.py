@@ -11,6 +11,9 @@
 #   "websockets>=15,<17",
 #   "llguidance>=1.9.1,<2",
 #   "psutil>=7,<8",
+#   "rich>=14,<16",
+#   "shtab>=1.7,<2",
+#   "pyyaml>=6,<7",
 # ]
 # ///
 """The door: an OpenAI-compatible server for one language model on this machine.
