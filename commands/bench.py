@@ -19,7 +19,7 @@ from commands.table import aligned
 from door.settings import Settings
 from parts import EngineFailed, ServerError
 
-WORDS = ("The fox ran over the hill and looked for the river that it had seen in the spring. ") * 40
+WORDS = ("The fox ran over the hill and looked for the river that it had seen in the spring. ") * 12
 
 
 @dataclass(frozen=True, slots=True)

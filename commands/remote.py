@@ -112,6 +112,7 @@ def reached(settings: Settings) -> Iterator[Remote]:
     """
     remote = at(settings)
     if is_there(remote):
+        _wait_until_loaded(remote)
         yield remote
         return
     from inference.repository import locate
@@ -126,6 +127,12 @@ def reached(settings: Settings) -> Iterator[Remote]:
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait()
+
+
+def _wait_until_loaded(remote: Remote) -> None:
+    deadline = time.monotonic() + LOADING_S
+    while "context_window" not in remote.model() and time.monotonic() < deadline:
+        time.sleep(0.1)
 
 
 def _start(settings: Settings, log: Path) -> subprocess.Popen[bytes]:
