@@ -66,11 +66,11 @@ def _entry(name: str, num_bytes: int, last_used: str, folder: Path | None = None
 
 
 def _scan() -> list[Any]:
-    from huggingface_hub import scan_cache_dir
+    from huggingface_hub import constants, scan_cache_dir
     from huggingface_hub.errors import CacheNotFound
 
     try:
-        repos = scan_cache_dir().repos
+        repos = scan_cache_dir(constants.HF_HUB_CACHE).repos
     except (CacheNotFound, ValueError):  # a fresh machine has no cache
         return []
     models = [repo for repo in repos if repo.repo_type == "model"]

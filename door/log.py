@@ -64,7 +64,7 @@ def set_up(level: str) -> None:
         format="%(asctime)s %(levelname).1s %(message)s",
         datefmt="%H:%M:%S",
     )
-    for name in ("uvicorn", "uvicorn.error", "httpx", "huggingface_hub", "transformers"):
+    for name in ("uvicorn", "uvicorn.error", "httpx", "httpx2", "huggingface_hub", "transformers"):
         logging.getLogger(name).setLevel("DEBUG" if level == "debug" else "WARNING")
 
 

@@ -14,6 +14,9 @@ from pathlib import Path
 from inference.sizes import KNOWN, physical_memory
 from parts import Unavailable
 
+# The hub's library tells the hub about this machine, unless told not to before it is imported.
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
 PATTERNS = [
     "*.json",
     "model*.safetensors",

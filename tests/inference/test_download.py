@@ -52,7 +52,6 @@ class Fetching:
             "HF_HOME": str(cache),
             "HF_ENDPOINT": url,
             "HF_HUB_DISABLE_XET": "1",
-            "HF_HUB_DISABLE_TELEMETRY": "1",
             **env,
         }
 
@@ -97,6 +96,7 @@ def test_what_a_model_takes_is_said_and_only_what_it_needs_is_fetched(
     for words in ("download  6.2 MB", "disk      ", "memory    6.1 MB of ", ": fits"):
         assert words in said
     assert again == folder
+    assert all(REPO in path for _, path, _ in hub.asked), "nothing else is told to the hub"
     gone = (Path(folder) / WEIGHTS).resolve()
     hub.asked.clear()
     (_, _, once_more), _ = fetching.run(f"-{gone}", f"-{folder}/{WEIGHTS}", REPO)
