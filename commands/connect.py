@@ -30,7 +30,7 @@ def run(settings: Settings, options: argparse.Namespace) -> int:
         return 0
     if preset.where:
         print(f"# {preset.where}", file=sys.stderr)
-    print(preset.text, end="")
+    print(preset.text, end="", flush=True)
     if options.write:
         entry = _entry(preset.entry, options.client)
         backup = client_file.write(entry)

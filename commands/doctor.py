@@ -8,7 +8,7 @@ import os
 import platform
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -155,16 +155,16 @@ def conversations(settings: Settings) -> str:
 
 
 def versions(settings: Settings) -> str:
-    names = ("fastapi", "uvicorn", "pydantic", "transformers", "huggingface_hub", "llguidance")
-    return ", ".join([f"server {VERSION}", *_versions(names)])
+    names = ("fastapi", "uvicorn", "transformers", "huggingface_hub", "pydantic", "llguidance")
+    found = [f"{name} {_version(name)}" for name in names]
+    return ", ".join([f"server {VERSION}", *found[:3]])
 
 
-def _versions(names: tuple[str, ...]) -> Iterator[str]:
-    for name in names:
-        try:
-            yield f"{name} {version(name)}"
-        except PackageNotFoundError as error:
-            raise Unavailable(f"{name} is missing: `pip install -r requirements.txt`") from error
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError as error:
+        raise Unavailable(f"{name} is missing: `pip install -r requirements.txt`") from error
 
 
 def _cache() -> Path:

@@ -6,6 +6,8 @@ REGENERATE_GOLDEN=1 makes these tests write `golden/*.txt` anew; look at what `g
 from __future__ import annotations
 
 import re
+import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from parts import ModelCard
 from tests import hub as hubs
 from tests.commands.terminal import COLUMNS, Terminal, compare, without_numbers
 from tests.conftest import DEMO
+from tests.serving import PATIENCE_S
 
 REPO = "mlx-community/Demo-4bit"
 
@@ -79,6 +82,29 @@ def test_a_download_the_banner_and_a_request(tmp_path: Path, opened: list[Termin
     said = re.sub(r"memory    .* of .*: ", "memory    # MB of # GB: ", said)
     said = re.sub(r"^ *100% (━+) .*", r"100% \1 # MB", said, flags=re.MULTILINE)
     compare("first_start", without_numbers(said).rstrip() + "\n")
+
+
+def test_a_download_can_be_stopped(tmp_path: Path, opened: list[Terminal]) -> None:
+    with hubs.running() as hub:
+        hub.repos[REPO] = {p.name: p.read_bytes() for p in DEMO.iterdir() if p.is_file()}
+        hub.held = threading.Event()
+        argv = ["--port", "0", "--model", REPO]
+        terminal = capture(opened, argv, tmp_path, HF_ENDPOINT=hub.url)
+        assert hub.begun.wait(PATIENCE_S)
+        terminal.process.send_signal(signal.SIGINT)
+        said = terminal.end()
+    assert "Stopped. The same command goes on where this one was." in said
+    assert "Traceback" not in said
+    assert terminal.process.returncode == 130
+
+
+def test_a_chat_starts_a_server_of_its_own(tmp_path: Path, opened: list[Terminal]) -> None:
+    argv = ["chat", "Hello!", "--port", "9", "--no-conversation-logs", "--temp", "0"]
+    terminal = capture(opened, argv, tmp_path)
+    said = terminal.end()
+    assert terminal.process.returncode == 0
+    assert said.startswith("Starting a server with demo.\n")
+    assert re.search(r"\d+ tokens, .* tok/s, first after ", said)
 
 
 def test_the_banner_names_three_models_that_fit() -> None:
