@@ -25,14 +25,17 @@ class Hub:
     gated: set[str] = field(default_factory=set)
     sizes: dict[str, int] = field(default_factory=dict)
     """What is claimed of a file's size, by its name."""
-    cut_after: int | None = None
-    """Bytes of a large file after which the connection breaks."""
     asked: list[tuple[str, str, str]] = field(default_factory=list)
     """Method, path and range of every request."""
     held: threading.Event | None = None
     """What a large file's last bytes wait for."""
     begun: threading.Event = field(default_factory=threading.Event)
     url: str = ""
+
+    @property
+    def elsewhere(self) -> str:
+        """The same machine by another name, which makes it another host to a client."""
+        return self.url.replace("127.0.0.1", "localhost")
 
     def entries(self, repo: str) -> list[dict[str, Any]]:
         found = []
@@ -89,6 +92,8 @@ class _Answering(BaseHTTPRequestHandler):
             self._describe(found[1], is_tree=found[2].startswith("/tree"))
         elif found := re.fullmatch(r"/([^/]+/[^/]+)/resolve/[^/]+/(.*)", path):
             self._resolve(found[1], found[2])
+        elif found := re.fullmatch(r"/elsewhere/([^/]+/[^/]+)/(.*)", path):
+            self._deliver(self.hub.repos[found[1]][found[2]], {}, is_large=True)
         else:
             self._refuse(404, "EntryNotFound")
 
@@ -111,14 +116,22 @@ class _Answering(BaseHTTPRequestHandler):
         if content is None:
             return self._refuse(404, "EntryNotFound")
         ids = _ids(name, content)
-        etag = ids["lfs"]["oid"] if "lfs" in ids else ids["oid"]
-        headers = {"etag": f'"{etag}"', "x-repo-commit": COMMIT, "accept-ranges": "bytes"}
+        headers = {"x-repo-commit": COMMIT}
+        if "lfs" not in ids:
+            return self._deliver(content, headers | {"etag": f'"{ids["oid"]}"'})
+        headers["x-linked-etag"] = f'"{ids["lfs"]["oid"]}"'
+        headers["x-linked-size"] = str(self.hub.sizes.get(name, len(content)))
+        # As on the real hub, what is large lies with somebody else.
+        headers["location"] = f"{self.hub.elsewhere}/elsewhere/{repo}/{name}"
+        self._send(302, b"", headers)
+
+    def _deliver(self, content: bytes, headers: dict[str, str], *, is_large: bool = False) -> None:
         found = re.fullmatch(r"bytes=(\d+)-", self.headers.get("range", ""))
         if not found:
-            return self._send(200, content, headers, is_large=name.endswith(LARGE))
+            return self._send(200, content, headers, is_large=is_large)
         begin = int(found[1])
         headers["content-range"] = f"bytes {begin}-{len(content) - 1}/{len(content)}"
-        self._send(206, content[begin:], headers, is_large=name.endswith(LARGE))
+        self._send(206, content[begin:], headers, is_large=is_large)
 
     def _refuse(self, status: int, code: str) -> None:
         self._send(status, b"{}", {"x-error-code": code, "x-error-message": code})
@@ -141,9 +154,6 @@ class _Answering(BaseHTTPRequestHandler):
             self.hub.begun.set()
             self.hub.held.wait(60)
             body = body[middle:]
-        elif is_large and self.hub.cut_after is not None:
-            body = body[: self.hub.cut_after]
-            self.close_connection = True
         with contextlib.suppress(OSError):
             self.wfile.write(body)
 
