@@ -30,19 +30,17 @@ class Command(Protocol):
 
 def is_called(argv: Sequence[str]) -> bool:
     """Whether a command line calls a command; otherwise it serves."""
-    return bool(argv) and (argv[0] in COMMANDS or argv[0].partition("=")[0] == COMPLETION)
+    return (bool(argv) and argv[0] in COMMANDS) or _asked_for_completion(argv) is not None
 
 
 def run(argv: Sequence[str]) -> int:
     """Run the command that a command line calls. Returns the process's exit code."""
     from parts import ServerError
 
-    name, rest = argv[0], list(argv[1:])
-    if name.startswith(COMPLETION):
-        name, rest = "completion", [name.partition("=")[2], *rest]
+    shell = _asked_for_completion(argv)
+    name, *rest = argv if shell is None else ["completion", *shell]
     command = module(name)
-    parser = parser_of(name, command)
-    reading = parser.read([word for word in rest if word])
+    reading = parser_of(name, command).read(rest)
     try:
         return command.run(settings_of(reading), argparse.Namespace(**reading.values))
     except ServerError as error:
@@ -53,6 +51,15 @@ def run(argv: Sequence[str]) -> int:
     except BrokenPipeError:  # the reader had enough: nothing more can be said
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _asked_for_completion(argv: Sequence[str]) -> list[str] | None:
+    """The shell that completions are wanted for, wherever it is said; None when they are not."""
+    for index, word in enumerate(argv):
+        flag, has_value, value = word.partition("=")
+        if flag == COMPLETION:
+            return [value] if has_value else list(argv[index + 1 : index + 2])
+    return None
 
 
 def module(name: str) -> Command:

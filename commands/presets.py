@@ -68,7 +68,9 @@ def codex(target: Target) -> Preset:
         f"[model_providers.{NAME}]\n"
         f'name = "{NAME}"\n'
         f'base_url = "{target.url}"\n'
-        f'wire_api = "responses"\n{key}'
+        'wire_api = "responses"\n'
+        # A long prompt is silent for minutes on a small machine; Codex counts no heartbeats.
+        f"stream_idle_timeout_ms = 3600000\n{key}"
     )
     path = _home("CODEX_HOME", ".codex") / f"{NAME}.config.toml"
     return Preset(

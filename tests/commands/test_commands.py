@@ -226,7 +226,8 @@ def test_completions_know_flags_and_commands(
     said = capsys.readouterr().out
     for word in ("max-batch", "doctor", "conversations", "mlx-server"):
         assert word in said
-    assert commands.run([f"--print-completion={shell}"]) == 0
+    assert commands.is_called(["--port", "9", f"--print-completion={shell}"])
+    assert commands.run(["--port", "9", f"--print-completion={shell}"]) == 0
 
 
 def test_bash_understands_its_completions(capsys: pytest.CaptureFixture[str]) -> None:
