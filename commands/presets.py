@@ -14,6 +14,8 @@ from typing import Any, Literal
 NAME = "mlx-server"
 """What clients call this server among their providers."""
 KEY_VARIABLE = "MLX_SERVER_API_KEY"
+PROXY_KEY = "sk-local"
+"""LiteLLM's proxy starts only with a key of its own."""
 NO_KEY = "none-needed"
 """What is sent where a client insists on a key and the server does not."""
 
@@ -173,7 +175,7 @@ def litellm(target: Target) -> Preset:
     return Preset(
         _litellm_config(target),
         "config.yaml of the proxy",
-        "litellm --config config.yaml",
+        f"litellm --config config.yaml --host 127.0.0.1; its clients send the key {PROXY_KEY}",
     )
 
 
@@ -181,10 +183,11 @@ def claude(target: Target) -> Preset:
     text = (
         "# Claude Code speaks Anthropic's API, which this server does not have.\n"
         "# LiteLLM's proxy stands between them: pip install 'litellm[proxy]', save this as\n"
-        "# litellm.yaml and keep `litellm --config litellm.yaml --port 4000` running.\n"
+        "# litellm.yaml and keep this running:\n"
+        "# litellm --config litellm.yaml --host 127.0.0.1 --port 4000\n"
     ) + _litellm_config(target)
     then = (
-        "ANTHROPIC_BASE_URL=http://127.0.0.1:4000 ANTHROPIC_AUTH_TOKEN=none-needed "
+        f"ANTHROPIC_BASE_URL=http://127.0.0.1:4000 ANTHROPIC_AUTH_TOKEN={PROXY_KEY} "
         f"ANTHROPIC_DEFAULT_HAIKU_MODEL={shlex.quote(target.model)} "
         f"claude --model {shlex.quote(target.model)}"
     )
@@ -197,7 +200,8 @@ def _litellm_config(target: Target) -> str:
         "api_base": target.url,
         "api_key": target.key,
     }
-    return _yaml({"model_list": [{"model_name": target.model, "litellm_params": parameters}]})
+    models = [{"model_name": target.model, "litellm_params": parameters}]
+    return _yaml({"model_list": models, "general_settings": {"master_key": PROXY_KEY}})
 
 
 def open_webui(target: Target) -> Preset:
