@@ -12,6 +12,9 @@
 #   "llguidance>=1.9.1,<2",
 #   "psutil>=7,<8",
 #   "prometheus-client>=0.22,<1",
+#   "rich>=14,<16",
+#   "shtab>=1.7,<2",
+#   "pyyaml>=6,<7",
 # ]
 # ///
 """The door: an OpenAI-compatible server for one language model on this machine.
@@ -29,7 +32,11 @@ import sys
 if sys.version_info < (3, 11):  # said before an import can fail on it
     sys.exit("This server needs Python 3.11 or newer, because mlx-lm does.")
 
+import commands
 from door import settings as door_settings
+
+if __name__ == "__main__" and commands.is_called(sys.argv[1:]):
+    sys.exit(commands.run(sys.argv[1:]))
 
 # The command line is read before the heavy imports: --help and a mistyped flag answer at once.
 SETTINGS = door_settings.parse() if __name__ == "__main__" else None
@@ -192,11 +199,18 @@ async def _load(app: FastAPI, settings: Settings, engine: Engine) -> None:
     banner = door_log.banner(
         card,
         url,
-        is_demo=settings.model == str(DEMO_MODEL),
+        real_models=_real_models() if settings.model == str(DEMO_MODEL) else (),
         has_key=settings.api_key is not None,
         origins=", ".join(settings.allowed_origins) or "none",
     )
     log_lines.say(banner, "ready", level="info", url=url, model=card.name)
+
+
+def _real_models() -> list[str]:
+    """Three to try instead of the demo model, each with its size."""
+    from inference.sizes import in_words, suggested
+
+    return [f"{known.repo}  ({in_words(known.num_bytes)})" for known in suggested()]
 
 
 def _url(host: str, port: int) -> str:
@@ -242,6 +256,8 @@ def _add_routes(app: FastAPI, settings: Settings, engine: Engine, store: Store) 
     defaults = SamplingParams(
         temperature=settings.temp,
         top_p=settings.top_p,
+        top_k=settings.top_k,
+        min_p=settings.min_p,
         max_tokens=settings.max_tokens,
         max_reasoning_tokens=settings.reasoning_budget,
     )
@@ -453,6 +469,9 @@ def main(settings: Settings) -> int:
     except Unavailable as error:
         _say_no_start(error)
         return 1
+    except KeyboardInterrupt:  # while a model is downloaded
+        print("Stopped. The same command goes on where this one was.", file=sys.stderr)
+        return 130
     app = create_app(settings, engine)
     app.state.port = listener.getsockname()[1]
     server = Server(
