@@ -11,6 +11,7 @@ Nothing here knows HTTP, JSON or MLX, and nothing of ours is imported.
     SamplingParams                                          │   ├── NotReady
                                                             │   ├── QueueFull
                                                             │   └── Unavailable
+                                                            ├── TimedOut
                                                             └── EngineFailed
 """
 
@@ -359,6 +360,12 @@ class Unavailable(Refused):
     """Not now: the model is loading, the server is going down, or the engine has failed."""
 
     code = "server_error"
+
+
+class TimedOut(ServerError):
+    """Took longer than the server allows; what was made of it is lost."""
+
+    code = "timeout"
 
 
 class EngineFailed(ServerError):

@@ -50,14 +50,18 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
-from starlette.middleware.cors import CORSMiddleware
 
-from door import conversations, responses, websocket
+from door import conversations, open_files, responses, websocket
 from door import log as door_log
-from door.guard import MAX_BODY, Guard
+from door.admission import Admission
+from door.callers import Callers
+from door.cors import Cors
+from door.guard import Guard
+from door.keys import Keys
 from door.requests import ChatRequest
 from door.settings import DEMO_MODEL, VERSION, Settings
 from door.stream import ClientGone, EventStream, merged, unless_gone
+from door.wire import Wire
 from parts import (
     Answer,
     Engine,
@@ -83,7 +87,10 @@ class StrictJsonRequest(Request):
     """A request whose body is read by our own rules."""
 
     async def json(self) -> Any:
-        return strict_json.loads(await self.body())
+        body = await self.body()
+        if len(body) > LARGE_BODY:  # or others would have to wait for it
+            return await asyncio.to_thread(strict_json.loads, body)
+        return strict_json.loads(body)
 
 
 class StrictJsonRoute(APIRoute):
@@ -99,8 +106,18 @@ class StrictJsonRoute(APIRoute):
 
 
 def create_app(settings: Settings, engine: Engine, store: Store | None = None) -> FastAPI:
-    """Make the application around an engine and a store, which start and stop with it."""
+    """Make the application around an engine and a store, which start and stop with it.
+
+    Raises:
+        Unavailable: the file of keys cannot be used.
+    """
     store = store or _store(settings)
+    keys = Keys.of(settings)
+    engine = Admission(
+        engine,
+        max_admitted=settings.max_batch + settings.max_queue,
+        timeout=settings.timeout or None,
+    )
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -128,16 +145,16 @@ def create_app(settings: Settings, engine: Engine, store: Store | None = None) -
     app.state.began = time.monotonic()
     app.state.port = settings.port
     app.state.on_load_failure = lambda error: None
-    _answer_errors(app)
+    _answer_errors(app, settings)
     _add_routes(app, settings, engine, store)
-    app.add_middleware(Guard, api_key=settings.api_key)
     app.add_middleware(
-        CORSMiddleware,
-        allow_origins=settings.allowed_origins,
-        allow_methods=["*"],
-        allow_headers=["*"],
-        expose_headers=["x-request-id", "retry-after"],
+        Guard,
+        callers=Callers(settings.host, settings.allowed_hosts, settings.origins),
+        keys=keys,
+        max_body=settings.max_body,
     )
+    if settings.origins:
+        app.add_middleware(Cors, origins=settings.origins)
     return app
 
 
@@ -173,8 +190,8 @@ async def _load(app: FastAPI, settings: Settings, engine: Engine) -> None:
             card,
             _url(settings.host, app.state.port),
             is_demo=settings.model == str(DEMO_MODEL),
-            has_key=settings.api_key is not None,
-            origins=", ".join(settings.allowed_origins) or "none",
+            has_key=bool(settings.api_key or settings.api_key_file),
+            origins=", ".join(settings.origins) or "none",
         ),
         file=sys.stderr,
         flush=True,
@@ -188,7 +205,7 @@ def _url(host: str, port: int) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def _answer_errors(app: FastAPI) -> None:
+def _answer_errors(app: FastAPI, settings: Settings) -> None:
     """Put every failure into the one envelope."""
 
     @app.exception_handler(ServerError)
@@ -209,7 +226,8 @@ def _answer_errors(app: FastAPI) -> None:
         sentence = {
             404: f"There is nothing at {request.url.path[:200]}.",
             405: f"{request.method} is not allowed here.",
-            413: f"The body is larger than {MAX_BODY} bytes.",
+            408: "The body did not come in time.",
+            413: f"The body is larger than {settings.max_body} bytes.",
         }.get(error.status_code, "The request cannot be read.")
         body = errors.envelope(error.status_code, sentence)
         return JSONResponse(body, error.status_code, headers=dict(error.headers or {}))
@@ -317,6 +335,8 @@ def _model_entry(settings: Settings, engine: Engine) -> dict[str, Any]:
     return entry
 
 
+LARGE_BODY = 256 * 2**10
+"""Bytes of a body that is read on another thread."""
 STARTED = int(time.time())
 ARCHIVE_EVERY_S = 30
 """Seconds between two looks at which conversations are over."""
@@ -413,19 +433,22 @@ class Server(uvicorn.Server):
 def main(settings: Settings) -> int:
     """Serve until a signal comes. Returns the process's exit code."""
     door_log.set_up(settings.log_level)
+    open_files.allow_many()
     try:
         listener = _listen(settings)
         engine = _engine(settings)
+        app = create_app(settings, engine)
     except Unavailable as error:
         print(f"Cannot start: {error.message}", file=sys.stderr)
         return 1
-    app = create_app(settings, engine)
+    _warn_of_exposure(settings)
     app.state.port = listener.getsockname()[1]
     server = Server(
         uvicorn.Config(
             app,
             access_log=False,
             log_config=None,
+            http=Wire,
             timeout_graceful_shutdown=int(settings.drain) + 5,
             ws_per_message_deflate=False,
         ),
@@ -443,6 +466,15 @@ def main(settings: Settings) -> int:
     if failure:
         print(f"Cannot start: {failure[0].message}", file=sys.stderr)
     return 1 if failure else 0
+
+
+def _warn_of_exposure(settings: Settings) -> None:
+    if settings.is_exposed:
+        log.warning(
+            "ANYONE WHO CAN REACH %s MAY USE THIS SERVER: it has no key. "
+            "Give it one with --api-key-file, or listen on 127.0.0.1.",
+            settings.host,
+        )
 
 
 def _listen(settings: Settings) -> socket.socket:
@@ -474,7 +506,8 @@ def _engine(settings: Settings) -> Engine:
         raise Unavailable(f"There is no adapter folder {settings.adapter_path!r}.")
 
     def load() -> LoadedModel:
-        from inference import loader
+        with open_files.limit_kept():
+            from inference import loader
 
         return loader.load(
             loader.LoadOptions(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
+import traceback
 from dataclasses import dataclass, field
 
 from parts import ModelCard, Usage
@@ -70,6 +71,13 @@ def set_up(level: str) -> None:
 def escaped(text: str) -> str:
     """Make a client's words safe for a terminal and for one line."""
     return text[:200].encode("unicode_escape").decode("ascii")
+
+
+def told(error: BaseException) -> str:
+    """Where and how something failed, without its message: that may quote what a client said."""
+    frames = traceback.format_tb(error.__traceback__)
+    log.debug("the message of what failed: %s", error)
+    return "".join([type(error).__name__, "\n", *frames]).rstrip()
 
 
 def banner(card: ModelCard, url: str, *, is_demo: bool, has_key: bool, origins: str) -> str:

@@ -10,7 +10,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
 
-from door.log import Story
+from door.log import Story, told
 from parts import Answer, EngineFailed, Finish, Part, ServerError, Usage
 from protocol.conversations import Draft
 from protocol.items import Item
@@ -104,8 +104,8 @@ class Run:
                 raise EngineFailed("The answer ended before it was finished.")
         except ServerError as error:
             self._fail(error)
-        except Exception:  # nobody above this task would tell those who wait for it
-            log.exception("response %s failed", self.id)
+        except Exception as error:  # nobody above this task would tell those who wait for it
+            log.error("response %s failed: %s", self.id, told(error))
             self._fail(EngineFailed("The server failed on this response."))
         finally:
             self.answer.cancel()

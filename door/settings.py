@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,8 +32,13 @@ class Settings:
     max_batch: int = 32
     max_queue: int = 256
     ctx_size: int | None = None
+    max_body: int = 32 * 2**20
+    timeout: float = 0.0
     allowed_origins: tuple[str, ...] = ("*",)
+    no_cors: bool = False
+    allowed_hosts: tuple[str, ...] = ()
     api_key: str | None = None
+    api_key_file: str | None = None
     chat_template_args: dict[str, Any] = field(default_factory=dict)
     reasoning_format: str = "separate"
     reasoning_budget: int | None = None
@@ -44,6 +50,17 @@ class Settings:
     no_revive: bool = False
     drain: float = 5.0
     log_level: str = "info"
+
+    @property
+    def origins(self) -> tuple[str, ...]:
+        """The web pages that may call."""
+        return () if self.no_cors else self.allowed_origins
+
+    @property
+    def is_exposed(self) -> bool:
+        """Whether other machines may call, and need no key."""
+        is_local = self.host == "localhost" or self.host.startswith("127.") or self.host == "::1"
+        return not (is_local or self.api_key or self.api_key_file)
 
     @property
     def model_name(self) -> str:
@@ -89,8 +106,18 @@ def _parser() -> argparse.ArgumentParser:
     add("--max-batch", _within(int, 1, 1024), "requests answered at the same time")
     add("--max-queue", _within(int, 0, 10**6), "requests that may wait; more are answered 429")
     add("--ctx-size", _within(int, 16, 10**8), "context window in tokens, instead of the model's")
-    add("--allowed-origins", _origins, "web pages that may call, comma-separated; * is any")
+    add("--max-body", _size, "size of a request's body, such as 32MB", shown="32MB")
+    add("--timeout", _within(float, 0, 10**6), "seconds that an answer may take; 0 is no limit")
+    add(
+        "--allowed-origins",
+        _listed,
+        "web pages that may call, comma-separated; * is any",
+        aliases=("--cors-origins",),
+    )
+    add("--no-cors", None, "no web page of another server may call")
+    add("--allowed-hosts", _listed, "more names that this server is called by; * is any")
     add("--api-key", str, "key that clients must send")
+    add("--api-key-file", str, "file of keys, one a line; each sees only its own conversations")
     add("--chat-template-args", _json_object, "JSON object of arguments for the chat template")
     add(
         "--reasoning-format",
@@ -123,11 +150,18 @@ class _Flags:
         self._defaults = defaults
 
     def add(
-        self, flag: str, convert: Callable[[str], Any] | None, text: str, **options: Any
+        self,
+        flag: str,
+        convert: Callable[[str], Any] | None,
+        text: str,
+        *,
+        aliases: Sequence[str] = (),
+        shown: str = "",
+        **options: Any,
     ) -> None:
         default = getattr(self._defaults, flag.removeprefix("--").replace("-", "_"))
         given = os.environ.get(environment_name(flag))
-        text = text + _shown(default)
+        text = text + (f" ({shown})" if shown else _shown(default))
         if convert is None:
             is_on = (given or "").lower() in ("1", "true", "yes", "on")
             self._parser.add_argument(flag, action="store_true", default=is_on, help=text)
@@ -138,12 +172,17 @@ class _Flags:
             )
         # argparse converts a default that is a string.
         self._parser.add_argument(
-            flag, type=convert, default=default if given is None else given, help=text, **options
+            flag,
+            *aliases,
+            type=convert,
+            default=default if given is None else given,
+            help=text,
+            **options,
         )
 
 
 def _shown(default: Any) -> str:
-    if default is None or default == {} or default is False:
+    if default is None or default is False or default in ({}, ()):
         return ""
     if default == str(DEMO_MODEL):
         return " (the bundled demo model)"
@@ -165,8 +204,19 @@ def _within(kind: type[int] | type[float], low: float, high: float) -> Callable[
     return convert
 
 
-def _origins(text: str) -> tuple[str, ...]:
-    return tuple(origin.strip().rstrip("/") for origin in text.split(",") if origin.strip())
+def _listed(text: str) -> tuple[str, ...]:
+    return tuple(name.strip().rstrip("/") for name in text.split(",") if name.strip())
+
+
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
+
+
+def _size(text: str) -> int:
+    found = re.fullmatch(r"(\d{1,12})([KMG]?)B?", text.strip().upper())
+    size = int(found[1]) * _UNITS[found[2]] if found else 0
+    if not 0 < size <= 2**40:
+        raise argparse.ArgumentTypeError(f"must be a size, such as 32MB, not {text!r}")
+    return size
 
 
 def _json_object(text: str) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from starlette.types import Message
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from door.log import Story
+from door.log import Story, told
 from door.requests import ResponseRequest
 from door.responses import Responses
 from door.runs import Run
@@ -68,8 +68,8 @@ class Session:
             await self._send(_error_frame(422, errors.validation_body(problems)))
         except WebSocketDisconnect:
             raise
-        except Exception:  # as the guard does for requests: nothing of it may reach the client
-            log.exception("a turn on a socket failed")
+        except Exception as error:  # as the guard does: nothing of it may reach the client
+            log.error("a turn on a socket failed: %s", told(error))
             sentence = "The server failed on this request."
             await self._send(_error_frame(500, errors.envelope(500, sentence)))
 

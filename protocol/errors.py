@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from parts import EngineFailed, NotFound, NotReady, QueueFull, Refused, ServerError, Unavailable
+from parts import (
+    EngineFailed,
+    NotFound,
+    NotReady,
+    QueueFull,
+    Refused,
+    ServerError,
+    TimedOut,
+    Unavailable,
+)
 
 RETRY_AFTER_S = 2
 """Whole seconds: some clients read nothing else."""
@@ -15,7 +24,9 @@ _CODES = {
     400: "invalid_value",
     401: "invalid_api_key",
     404: "not_found",
+    403: "forbidden",
     405: "method_not_allowed",
+    408: "request_timeout",
     413: "request_too_large",
     415: "unsupported_media_type",
     500: "server_error",
@@ -46,6 +57,8 @@ def status_of(error: ServerError) -> int:
             return 503
         case Refused():
             return 400
+        case TimedOut():
+            return 504
         case _:
             return 500
 
@@ -60,7 +73,7 @@ def headers_of(error: ServerError) -> dict[str, str]:
     match error:
         case QueueFull() | Unavailable():
             return {"retry-after": str(RETRY_AFTER_S)}
-        case EngineFailed():
+        case EngineFailed() | TimedOut():
             return {"x-should-retry": "false"}
         case _:
             return {}
@@ -89,9 +102,20 @@ def validation_body(problems: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         code=_code(str(paths[param][0]["type"])),
     )
     body["detail"] = [
-        {"loc": list(p["loc"]), "msg": str(p["msg"]), "type": p["type"]} for p in problems
+        {"loc": [_short(step) for step in p["loc"]], "msg": str(p["msg"]), "type": p["type"]}
+        for p in problems[:MAX_PROBLEMS]
     ]
     return body
+
+
+MAX_PROBLEMS = 20
+"""What is wrong with ten thousand messages is not told ten thousand times."""
+MAX_STEP = 64
+"""Characters of a key that the client chose."""
+
+
+def _short(step: int | str) -> int | str:
+    return step[:MAX_STEP] if isinstance(step, str) else step
 
 
 def _path(loc: Iterable[int | str]) -> str:
@@ -103,7 +127,7 @@ def _path(loc: Iterable[int | str]) -> str:
         elif index == 0 and step in _PLACES:
             continue
         elif step.isidentifier() and step not in _UNION_TAGS:
-            path += f".{step}" if path else step
+            path += f".{step[:MAX_STEP]}" if path else step[:MAX_STEP]
     return path
 
 

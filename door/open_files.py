@@ -1,0 +1,30 @@
+"""Open files: how many sockets and files this process may have, which is how many clients."""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+from collections.abc import Iterator
+
+
+def allow_many() -> int:
+    """Raise the soft limit to the hard one. Returns the limit that holds then."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):  # macOS says no to "without limit"
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        soft = hard
+    return soft
+
+
+@contextlib.contextmanager
+def limit_kept() -> Iterator[None]:
+    """Keep the limits while something is imported that would set its own.
+
+    mlx-lm lowers them for good where they are higher, and fails where they are lower.
+    """
+    set_limit = resource.setrlimit
+    resource.setrlimit = lambda *_: None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        resource.setrlimit = set_limit
