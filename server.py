@@ -506,19 +506,18 @@ def _engine(settings: Settings) -> Engine:
         raise Unavailable(f"There is no adapter folder {settings.adapter_path!r}.")
 
     def load() -> LoadedModel:
-        with open_files.limit_kept():
-            from inference import loader
+        from inference import loader
 
-        return loader.load(
-            loader.LoadOptions(
-                folder=folder,
-                name=settings.model_name,
-                adapter_path=settings.adapter_path,
-                context_window=settings.ctx_size,
-                template_args=settings.chat_template_args,
-                trust_remote_code=settings.trust_remote_code,
-            )
+        options = loader.LoadOptions(
+            folder=folder,
+            name=settings.model_name,
+            adapter_path=settings.adapter_path,
+            context_window=settings.ctx_size,
+            template_args=settings.chat_template_args,
+            trust_remote_code=settings.trust_remote_code,
         )
+        with open_files.limit_kept():
+            return loader.load(options)
 
     return MlxEngine(load, max_batch=settings.max_batch, max_queue=settings.max_queue)
 

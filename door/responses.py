@@ -30,7 +30,7 @@ from protocol.items import Item
 from protocol.response_events import ResponseStream
 from protocol.sse import DONE, json_bytes, named_event
 from protocol.thinking import ReasoningFormat
-from protocol.transcript import shortened
+from protocol.transcript import num_droppable, shortened
 
 log = logging.getLogger("mlx_server")
 
@@ -157,18 +157,42 @@ class Responses:
         except ContextLengthExceeded:
             if not (request.can_truncate or _is_compacted((*history, *request.items))):
                 raise
-        error: ContextLengthExceeded | None = None
-        for prompt, num_dropped in shortened(request.prompt):
+        return await self._submit_shortened(request.prompt, request.params)
+
+    async def _submit_shortened(self, prompt: Prompt, params: SamplingParams) -> Answer:
+        """Submit a prompt that does not fit, without as few of its turns as may be."""
+        most = num_droppable(prompt)
+        num_dropped = await self._fewest_dropped(prompt)
+        while num_dropped <= most:
             try:
-                answer = await self._tried(prompt, request.params)
-            except ContextLengthExceeded as too_long:
-                error = too_long
+                answer = await self._tried(shortened(prompt, num_dropped), params)
+            except ContextLengthExceeded:
+                # The engine has the last word; its no comes seldom, so steps may be long.
+                num_dropped = max(num_dropped + 1, min(2 * num_dropped, most))
                 continue
             log.info("the prompt did not fit: its %d oldest turns were dropped", num_dropped)
             return answer
-        raise error or ContextLengthExceeded(
+        raise ContextLengthExceeded(
             "The last turn alone is longer than this model's context window.", param="input"
         )
+
+    async def _fewest_dropped(self, prompt: Prompt) -> int:
+        """How many turns to drop, found by halves: each try makes tokens of the whole rest."""
+        fewest, most = 1, max(1, num_droppable(prompt))
+        while fewest < most:
+            middle = (fewest + most) // 2
+            if await self._fits(shortened(prompt, middle)):
+                most = middle
+            else:
+                fewest = middle + 1
+        return fewest
+
+    async def _fits(self, prompt: Prompt) -> bool:
+        card = self.engine.status.model
+        try:
+            return card is not None and await self.count(prompt) < card.context_window
+        except ContextLengthExceeded:
+            return False
 
     async def _tried(self, prompt: Prompt, params: SamplingParams) -> Answer:
         try:

@@ -166,8 +166,8 @@ def _chosen(choice: Any) -> set[Any] | None:
         case "auto" | "required":
             return None
         case {"type": "allowed_tools", "allowed_tools": {"tools": [*allowed]}}:
-            return {_name(tool) for tool in allowed}
-        case {"type": "function", "function": {"name": name}} | {"name": name}:
+            return {name for tool in allowed if isinstance(name := _name(tool), str)}
+        case {"type": "function", "function": {"name": str(name)}} | {"name": str(name)}:
             return {name}
     raise InvalidRequest(
         "It is none of none, auto, required, a function and allowed_tools.", param="tool_choice"
@@ -186,19 +186,26 @@ def _demands_call(body: Mapping[str, Any]) -> bool:
 
 
 def _name(tool: Any) -> Any:
-    return (tool.get("function") or tool).get("name") if isinstance(tool, dict) else None
+    return _function(tool).get("name") if isinstance(tool, dict) else None
+
+
+def _function(tool: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a tool or a call says, beside or inside of its `function`."""
+    inner = tool.get("function") or tool.get("custom") or tool
+    return inner if isinstance(inner, dict) else {}
 
 
 def _tool(tool: Mapping[str, Any], index: int) -> Tool:
-    function = tool.get("function") or tool
+    function = _function(tool)
     name = function.get("name")
     if not isinstance(name, str) or not name:
         raise InvalidRequest("A tool needs a name.", param=f"tools[{index}].function.name")
     parameters = function.get("parameters")
+    parameters = parameters if isinstance(parameters, dict) else {}
     return Tool(
         name=name,
         description=str(function.get("description") or ""),
-        parameters=parameters if isinstance(parameters, dict) else {},
+        parameters=constraints.checked(parameters, f"tools[{index}].function.parameters"),
         strict=bool(function.get("strict")),
     )
 
@@ -242,7 +249,7 @@ def _calls(message: Mapping[str, Any]) -> list[Json]:
 
 
 def _call(call: Mapping[str, Any]) -> ToolCall:
-    function = call.get("function") or call.get("custom") or {}
+    function = _function(call)
     arguments = function.get("arguments", function.get("input"))
     return ToolCall(
         id=str(call.get("id") or ""),
