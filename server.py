@@ -65,6 +65,7 @@ from door.wire import Wire
 from parts import (
     Answer,
     Engine,
+    ModelCard,
     NotFound,
     Prompt,
     SamplingParams,
@@ -185,6 +186,11 @@ async def _load(app: FastAPI, settings: Settings, engine: Engine) -> None:
         return
     card = engine.status.model
     assert card is not None
+    with contextlib.suppress(OSError):  # a closed stderr must not hurt anybody
+        _print_banner(app, settings, card)
+
+
+def _print_banner(app: FastAPI, settings: Settings, card: ModelCard) -> None:
     print(
         door_log.banner(
             card,
@@ -257,7 +263,7 @@ def _add_routes(app: FastAPI, settings: Settings, engine: Engine, store: Store) 
     app.state.runs = made.runs
     responses.add_routes(app.router, made)
     conversations.add_routes(app.router, store)
-    websocket.add_routes(app.router, made)
+    app.state.sockets = websocket.add_routes(app.router, made)
 
     @app.get("/health")
     async def health() -> Response:
@@ -338,6 +344,8 @@ def _model_entry(settings: Settings, engine: Engine) -> dict[str, Any]:
 LARGE_BODY = 256 * 2**10
 """Bytes of a body that is read on another thread."""
 STARTED = int(time.time())
+GOODBYE_S = 5
+"""Seconds that clients get to read the ends of their streams."""
 ARCHIVE_EVERY_S = 30
 """Seconds between two looks at which conversations are over."""
 
@@ -405,7 +413,6 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self._engine = engine
         self._drain = drain
-        self._stopping: asyncio.Task[None] | None = None
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -416,7 +423,9 @@ class Server(uvicorn.Server):
                 os._exit(128 + number)
             self.should_exit = True
 
-        signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        signals = [signal.SIGINT, signal.SIGTERM]
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as it is under nohup
+            signals.append(signal.SIGHUP)
         before = {number: signal.signal(number, stop) for number in signals}
         try:
             yield
@@ -425,9 +434,14 @@ class Server(uvicorn.Server):
                 signal.signal(number, handler)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self._stopping = asyncio.create_task(self._engine.stop(self._drain))
+        for server in self.servers:
+            server.close()
+        for listener in sockets or ():
+            listener.close()
+        # Uvicorn cuts sockets off when it is asked to stop, so it is asked when all is told.
+        await self._engine.stop(self._drain)
+        await self.config.app.state.sockets.end()  # type: ignore[union-attr]
         await super().shutdown(sockets)
-        await self._stopping
 
 
 def main(settings: Settings) -> int:
@@ -449,7 +463,7 @@ def main(settings: Settings) -> int:
             access_log=False,
             log_config=None,
             http=Wire,
-            timeout_graceful_shutdown=int(settings.drain) + 5,
+            timeout_graceful_shutdown=GOODBYE_S,
             ws_per_message_deflate=False,
         ),
         engine,

@@ -33,9 +33,7 @@ CHARACTERS_PER_TOKEN = 16
 class Admission:
     """An engine that admits what it can serve. See `parts.Engine`."""
 
-    def __init__(
-        self, engine: Engine, *, max_admitted: int, timeout: float | None = None
-    ) -> None:
+    def __init__(self, engine: Engine, *, max_admitted: int, timeout: float | None = None) -> None:
         """`max_admitted` requests may run, wait or be tokenized; `timeout` is in seconds."""
         self._engine = engine
         self._max_admitted = max_admitted

@@ -47,7 +47,9 @@ class Callers:
         self._is_any_host = "*" in self._names
         self._origins = frozenset(origins)
 
-    def refusal(self, scope: MutableMapping[str, Any], headers: Mapping[str, str]) -> Refusal | None:
+    def refusal(
+        self, scope: MutableMapping[str, Any], headers: Mapping[str, str]
+    ) -> Refusal | None:
         """Why a request or a socket is turned away, if it is."""
         for name, value in scope["headers"]:
             if name.lower() == b"host" and not self._is_host(value.decode("latin-1")):

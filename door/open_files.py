@@ -23,7 +23,7 @@ def limit_kept() -> Iterator[None]:
     mlx-lm lowers them for good where they are higher, and fails where they are lower.
     """
     set_limit = resource.setrlimit
-    resource.setrlimit = lambda *_: None  # type: ignore[assignment]
+    resource.setrlimit = lambda *_: None
     try:
         yield
     finally:

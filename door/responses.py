@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import replace
@@ -57,9 +58,11 @@ class Responses:
         self._reasoning_format = reasoning_format
         self._tidying: set[asyncio.Task[None]] = set()
 
-    async def begin(self, body: dict[str, Any], *, source: str, story: Story) -> Run:
+    async def begin(
+        self, body: dict[str, Any], *, source: str, story: Story, owner: str = ""
+    ) -> Run:
         """Start a response. Raises `Refused` before any work is done on it."""
-        draft = await self.draft(body, source=source)
+        draft = await self.draft(body, source=source, owner=owner)
         return await self.make(body, draft, story)
 
     async def make(
@@ -74,7 +77,7 @@ class Responses:
         """Start a response whose past is known: the draft's, or `past`."""
         history = draft.recall() if past is None else past
         try:
-            request = self.read(body, history)
+            request = self.read(body, history, draft.owner)
             if is_warm_up:
                 request = replace(request, params=replace(request.params, max_tokens=1))
             has_to_wait = self.engine.status.waiting > 0
@@ -105,21 +108,25 @@ class Responses:
             self._tidy()
         return run
 
-    def read(self, body: dict[str, Any], history: list[Item]) -> responses.ResponseRequest:
+    def read(
+        self, body: dict[str, Any], history: list[Item], owner: str
+    ) -> responses.ResponseRequest:
         """Make of a body, and of what was said before, what the engine is to do."""
         return responses.read(
             body,
             model=self._model,
             history=history,
             defaults=self._defaults,
-            resolve=self.store.item,
+            resolve=functools.partial(self.store.item, owner=owner),
         )
 
-    async def prompt(self, body: dict[str, Any]) -> tuple[Prompt, list[Item], list[Item]]:
+    async def prompt(
+        self, body: dict[str, Any], owner: str
+    ) -> tuple[Prompt, list[Item], list[Item]]:
         """What a body comes to without answering it: the prompt, the past and the new items."""
-        with await self.draft(body) as draft:
+        with await self.draft(body, owner=owner) as draft:
             past = draft.recall()
-            request = self.read(body, past)
+            request = self.read(body, past, owner)
             return request.prompt, past, list(request.items)
 
     async def count(self, prompt: Prompt) -> int:
@@ -127,7 +134,12 @@ class Responses:
         return await self.engine.count(prompt)
 
     async def draft(
-        self, body: dict[str, Any], *, source: str = "", past: list[Item] | None = None
+        self,
+        body: dict[str, Any],
+        *,
+        source: str = "",
+        past: list[Item] | None = None,
+        owner: str = "",
     ) -> Draft:
         """Find what a body continues, unless its `past` is known. Raises `NotFound`."""
         conversation = body.get("conversation") if past is None else None
@@ -138,16 +150,18 @@ class Responses:
                 previous_response_id=previous,
                 conversation_id=conversation,
                 is_kept=body.get("store") is not False,
+                owner=owner,
                 source=source,
             ),
+            owner,
         )
 
-    async def revived(self, name: str, look: Callable[[], T]) -> T:
+    async def revived(self, name: str, look: Callable[[], T], owner: str) -> T:
         """Look in memory, and once more after the archive was asked. Raises what `look` does."""
         try:
             return look()
         except NotFound:
-            await asyncio.to_thread(self.store.revive, name)
+            await asyncio.to_thread(self.store.revive, name, owner=owner)
             return look()
 
     async def _submit(self, request: responses.ResponseRequest, history: Sequence[Item]) -> Answer:
@@ -243,9 +257,11 @@ def add_routes(router: APIRouter, made: Responses) -> None:
     """Add the routes under `/v1/responses`."""
     store, runs = made.store, made.runs
 
-    async def found(response_id: str) -> tuple[dict[str, Any], Run | None]:
+    async def found(response_id: str, owner: str) -> tuple[dict[str, Any], Run | None]:
         """A response as it stands, and its run if that is still known. Raises `NotFound`."""
-        kept = await made.revived(response_id, lambda: store.retrieve(response_id))
+        kept = await made.revived(
+            response_id, lambda: store.retrieve(response_id, owner=owner), owner
+        )
         run = runs.get(response_id)
         return (kept if run is None or run.is_over else run.response), run
 
@@ -253,7 +269,10 @@ def add_routes(router: APIRouter, made: Responses) -> None:
     async def create(body: ResponseRequest, request: Request) -> Response:
         given = body.given()
         run = await made.begin(
-            given, source=request.headers.get("user-agent", ""), story=request.state.story
+            given,
+            source=request.headers.get("user-agent", ""),
+            story=request.state.story,
+            owner=request.state.owner,
         )
         if body.background:
             if not body.stream:
@@ -270,21 +289,21 @@ def add_routes(router: APIRouter, made: Responses) -> None:
         return _json(run.response)
 
     @router.post("/v1/responses/input_tokens")
-    async def input_tokens(body: InputRequest) -> dict[str, Any]:
-        prompt, _, _ = await made.prompt(body.given())
+    async def input_tokens(body: InputRequest, request: Request) -> dict[str, Any]:
+        prompt, _, _ = await made.prompt(body.given(), request.state.owner)
         return {"object": "response.input_tokens", "input_tokens": await made.count(prompt)}
 
     @router.post("/v1/responses/compact")
-    async def compact(body: CompactRequest) -> Response:
-        prompt, past, items = await made.prompt(body.given())
+    async def compact(body: CompactRequest, request: Request) -> Response:
+        prompt, past, items = await made.prompt(body.given(), request.state.owner)
         usage = Usage(prompt_tokens=await made.count(prompt))
         return _json(compaction.compaction_object((*past, *items), usage))
 
     @router.get("/v1/responses/{response_id}")
     async def retrieve(
-        response_id: str, stream: bool = False, starting_after: int = -1
+        response_id: str, request: Request, stream: bool = False, starting_after: int = -1
     ) -> Response:
-        response, run = await found(response_id)
+        response, run = await found(response_id, request.state.owner)
         if not stream:
             return _json(response)
         if run is None or run.response != response:  # or an item of it was deleted
@@ -296,14 +315,14 @@ def add_routes(router: APIRouter, made: Responses) -> None:
         return EventStream(events_of(run, max(starting_after, -1)), lambda: None)
 
     @router.delete("/v1/responses/{response_id}")
-    async def delete(response_id: str) -> dict[str, Any]:
-        await asyncio.to_thread(store.delete, response_id)
+    async def delete(response_id: str, request: Request) -> dict[str, Any]:
+        await asyncio.to_thread(store.delete, response_id, owner=request.state.owner)
         runs.forget(response_id)
         return {"id": response_id, "object": "response", "deleted": True}
 
     @router.post("/v1/responses/{response_id}/cancel")
-    async def cancel(response_id: str) -> Response:
-        response, run = await found(response_id)
+    async def cancel(response_id: str, request: Request) -> Response:
+        response, run = await found(response_id, request.state.owner)
         if run is None or run.is_over:
             return _json(response)
         run.cancel()
@@ -311,10 +330,18 @@ def add_routes(router: APIRouter, made: Responses) -> None:
 
     @router.get("/v1/responses/{response_id}/input_items")
     async def input_items(
-        response_id: str, order: Order = "desc", after: str | None = None, limit: int = 20
+        response_id: str,
+        request: Request,
+        order: Order = "desc",
+        after: str | None = None,
+        limit: int = 20,
     ) -> Response:
+        owner = request.state.owner
         found = await made.revived(
             response_id,
-            lambda: store.input_items(response_id, order=order, after=after, limit=limit),
+            lambda: store.input_items(
+                response_id, order=order, after=after, limit=limit, owner=owner
+            ),
+            owner,
         )
         return _json(page(found.entries, found.has_more))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections import OrderedDict
 from typing import Any
 
 from fastapi import APIRouter
@@ -18,7 +19,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from door.log import Story, told
 from door.requests import ResponseRequest
 from door.responses import Responses
-from door.runs import Run
+from door.runs import END_S, Run
 from parts import InvalidRequest, ServerError
 from protocol import errors, strict_json
 from protocol.items import Item
@@ -26,6 +27,11 @@ from protocol.sse import json_bytes
 
 log = logging.getLogger("mlx_server")
 
+PRIVATE_TURNS = 64
+"""Turns that one socket keeps for itself; the oldest are forgotten."""
+PRIVATE_BYTES = 32 * 2**20
+"""What these may take together."""
+GOING_AWAY = 1012
 MAX_FRAMES = 16
 """Frames that may wait for the turns before them; more wait on the wire."""
 
@@ -36,8 +42,8 @@ class Session:
     def __init__(self, socket: WebSocket, made: Responses) -> None:
         self._socket = socket
         self._made = made
-        self._private: dict[str, list[Item]] = {}
-        """All that was said up to each turn that is kept on this socket only, by response id."""
+        self._private = Private()
+        self._is_telling = False
         self._frames: asyncio.Queue[Message] = asyncio.Queue(MAX_FRAMES)
 
     async def serve(self) -> None:
@@ -51,6 +57,17 @@ class Session:
             turns.cancel()
             await asyncio.gather(turns, return_exceptions=True)
 
+    async def end(self) -> None:
+        """Say that the server goes, when the turn that is being told has come to its end."""
+        with contextlib.suppress(Exception):  # whoever has left needs no goodbye
+            async with asyncio.timeout(END_S):
+                while self._is_telling:
+                    await asyncio.sleep(0.01)
+                sentence = "The server is shutting down."
+                gone = errors.envelope(503, sentence, code="shutting_down")
+                await self._send(_error_frame(503, gone))
+                await self._socket.close(GOING_AWAY)
+
     async def _turns(self) -> None:
         with contextlib.suppress(WebSocketDisconnect):
             while True:
@@ -59,6 +76,7 @@ class Session:
             await self._frames.get()
 
     async def _answer(self, frame: Message) -> None:
+        self._is_telling = True
         try:
             await self._turn(_read(frame))
         except ServerError as error:
@@ -72,6 +90,8 @@ class Session:
             log.error("a turn on a socket failed: %s", told(error))
             sentence = "The server failed on this request."
             await self._send(_error_frame(500, errors.envelope(500, sentence)))
+        finally:
+            self._is_telling = False
 
     async def _turn(self, fields: dict[str, Any]) -> None:
         given = ResponseRequest.model_validate(fields).given()
@@ -83,19 +103,20 @@ class Session:
             run = await self._begin(given, past, is_warm_up=fields.get("generate") is False)
             await self._tell(run)
         except ServerError:
-            self._private.pop(previous or "", None)
+            self._private.forget(previous)
             raise
         if run.error is not None:
             # A turn that failed takes what it continued with it.
-            self._private.pop(previous or "", None)
+            self._private.forget(previous)
         elif given.get("store") is False:
-            self._private[run.id] = [*run.history, *run.items, *run.response["output"]]
+            self._private.keep(run.id, [*run.history, *run.items, *run.response["output"]])
 
     async def _begin(
         self, given: dict[str, Any], past: list[Item] | None, *, is_warm_up: bool
     ) -> Run:
         source = self._socket.headers.get("user-agent", "")
-        draft = await self._made.draft(given, source=source, past=past)
+        owner = self._socket.state.owner
+        draft = await self._made.draft(given, source=source, past=past, owner=owner)
         return await self._made.make(given, draft, Story(), past=past, is_warm_up=is_warm_up)
 
     async def _tell(self, run: Run) -> None:
@@ -112,6 +133,51 @@ class Session:
         await self._socket.send_text(json_bytes(value).decode("ascii"))
 
 
+class Private:
+    """What was said up to each turn that is kept on one socket only, by response id."""
+
+    def __init__(self) -> None:
+        self._pasts: OrderedDict[str, tuple[list[Item], int]] = OrderedDict()
+        self._num_bytes = 0
+
+    def get(self, id: str) -> list[Item] | None:
+        """What was said up to a turn, if it is kept here."""
+        found = self._pasts.get(id)
+        return found[0] if found else None
+
+    def keep(self, id: str, items: list[Item]) -> None:
+        """Keep a turn. The oldest make room, but not for one that fills it alone."""
+        size = len(json_bytes(items))
+        self._pasts[id] = (items, size)
+        self._num_bytes += size
+        while len(self._pasts) > PRIVATE_TURNS or self._num_bytes > PRIVATE_BYTES:
+            self.forget(next(iter(self._pasts)))
+
+    def forget(self, id: str | None) -> None:
+        """Let a turn go, if it is kept here."""
+        if found := self._pasts.pop(id or "", None):
+            self._num_bytes -= found[1]
+
+
+class Sockets:
+    """The sockets that are open."""
+
+    def __init__(self) -> None:
+        self._sessions: set[Session] = set()
+
+    async def serve(self, session: Session) -> None:
+        """Serve one to its end."""
+        self._sessions.add(session)
+        try:
+            await session.serve()
+        finally:
+            self._sessions.discard(session)
+
+    async def end(self) -> None:
+        """Say goodbye on all of them, when the engine has ended its answers."""
+        await asyncio.gather(*(session.end() for session in self._sessions))
+
+
 def _read(frame: Message) -> dict[str, Any]:
     """The request in a frame. Raises `InvalidRequest`."""
     text = frame.get("text")
@@ -126,9 +192,12 @@ def _error_frame(status: int, envelope: dict[str, Any]) -> dict[str, Any]:
     return {"type": "error", "status": status, "error": envelope["error"]}
 
 
-def add_routes(router: APIRouter, made: Responses) -> None:
-    """Add the socket at `/v1/responses`."""
+def add_routes(router: APIRouter, made: Responses) -> Sockets:
+    """Add the socket at `/v1/responses`. Returns those that are open."""
+    sockets = Sockets()
 
     @router.websocket("/v1/responses")
     async def responses(socket: WebSocket) -> None:
-        await Session(socket, made).serve()
+        await sockets.serve(Session(socket, made))
+
+    return sockets

@@ -66,7 +66,8 @@ class Wire(H11Protocol):
         body = json.dumps(envelope(status, sentence)).encode()
         self.transport.write(
             b"HTTP/1.1 %d Refused\r\ncontent-type: application/json\r\ncontent-length: %d\r\n"
-            b"x-content-type-options: nosniff\r\nconnection: close\r\n\r\n" % (status, len(body))
+            b"x-content-type-options: nosniff\r\nconnection: close\r\n\r\n"
+            % (status, len(body))
             + body
         )
         self.transport.close()

@@ -71,6 +71,8 @@ def body_of(error: ServerError) -> dict[str, Any]:
 def headers_of(error: ServerError) -> dict[str, str]:
     """What a client must know before it tries again (https://github.com/openai/openai-python)."""
     match error:
+        case Unavailable(code="shutting_down"):
+            return {"retry-after": str(RETRY_AFTER_S), "connection": "close"}
         case QueueFull() | Unavailable():
             return {"retry-after": str(RETRY_AFTER_S)}
         case EngineFailed() | TimedOut():

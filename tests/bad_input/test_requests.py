@@ -15,7 +15,7 @@ from tests.bad_input.malformed import BODIES
 from tests.bad_input.table import CHAT, Case, Json, cases
 from tests.oracle import assert_envelope
 from tests.scripted import ScriptedEngine
-from tests.serving import Running, serving
+from tests.serving import serving
 
 CASES = cases()
 

@@ -56,8 +56,9 @@ def test_a_body_over_the_limit_is_a_413_before_it_is_read(scripted_url: str) -> 
     assert address.port
     with socket.create_connection((address.hostname, address.port), timeout=20) as client:
         client.sendall(
-            b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-            b"Content-Length: %d\r\n\r\n{" % (Settings().max_body + 1)
+            b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n"
+            b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n{"
+            % (Settings().max_body + 1)
         )
         answer = b""
         while piece := client.recv(4096):
