@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
+import socket
 from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from protocol.errors import envelope
-
-log = logging.getLogger("mlx_server")
 
 HEADERS_S = 10.0
 """Seconds that a request's headers may take, from the first byte; the first of a connection, from
@@ -27,6 +25,9 @@ class Wire(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        if connection := transport.get_extra_info("socket"):
+            # Whoever is gone without a word is found out, in time, by the operating system.
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         self._wait()
 
     def data_received(self, data: bytes) -> None:

@@ -83,11 +83,19 @@ SHARED: list[tuple[str, list[Any]]] = [
     ("chat_template_kwargs", ["x", 7, ["x"], {"a": ["x"]}, {"a": {"b": 1}}]),
     (
         "structured_outputs",
-        ["x", 7, ["x"]]
-        + [{"json": {}, "regex": "a"}, {"json": "{"}, {"json": 7}, {"regex": 7}, {"grammar": [1]}]
-        + [{"choice": []}, {"choice": [1]}, {"choice": ["x"] * 1001}, {"choice": [""]}]
-        + [{"json": "[" * 5000}, {"json": json.dumps(schema_of_depth(65))}]
-        + [{"json": {"title": "x" * 300_000}}, {"regex": "x" * 300_000}, {"nothing": 1}],
+        [
+            *("x", 7, ["x"]),
+            *(
+                {"json": {}, "regex": "a"},
+                {"json": "{"},
+                {"json": 7},
+                {"regex": 7},
+                {"grammar": [1]},
+            ),
+            *({"choice": []}, {"choice": [1]}, {"choice": ["x"] * 1001}, {"choice": [""]}),
+            *({"json": "[" * 5000}, {"json": json.dumps(schema_of_depth(65))}),
+            *({"json": {"title": "x" * 300_000}}, {"regex": "x" * 300_000}, {"nothing": 1}),
+        ],
     ),
 ]
 FORMATS: list[Any] = [
