@@ -141,6 +141,12 @@ def create_app(settings: Settings, engine: Engine, store: Store | None = None) -
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
+        responses={
+            "default": {
+                "description": "What went wrong",
+                "content": {"application/json": {"schema": errors.ENVELOPE_SCHEMA}},
+            }
+        },
     )
     app.router.route_class = StrictJsonRoute
     app.state.began = time.monotonic()
@@ -265,7 +271,7 @@ def _add_routes(app: FastAPI, settings: Settings, engine: Engine, store: Store) 
     conversations.add_routes(app.router, store)
     app.state.sockets = websocket.add_routes(app.router, made)
 
-    @app.get("/health")
+    @app.get("/health", responses={503: {"description": "Why it cannot serve"}})
     async def health() -> Response:
         return _health(app, settings, engine, store)
 

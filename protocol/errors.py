@@ -33,6 +33,26 @@ _CODES = {
 }
 
 
+_TEXT_OR_NULL = {"type": ["string", "null"]}
+ENVELOPE_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["message", "type", "param", "code"],
+            "properties": {
+                "message": {"type": "string"},
+                "type": {"type": "string"},
+                "param": _TEXT_OR_NULL,
+                "code": _TEXT_OR_NULL,
+            },
+            "additionalProperties": False,
+        }
+    },
+}
+
+
 def envelope(
     status: int, message: str, *, param: str | None = None, code: str | None = None
 ) -> dict[str, Any]:
