@@ -452,8 +452,9 @@ class Server(uvicorn.Server):
 
 def main(settings: Settings) -> int:
     """Serve until a signal comes. Returns the process's exit code."""
-    door_log.set_up(settings.log_level)
+    open_files.stand_in_for_closed()
     open_files.allow_many()
+    door_log.set_up(settings.log_level)
     try:
         listener = _listen(settings)
         engine = _engine(settings)

@@ -3,8 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import resource
 from collections.abc import Iterator
+
+
+def stand_in_for_closed() -> None:
+    """Open what is closed of standard input, output and error, or a socket would get its number."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
 
 
 def allow_many() -> int:
