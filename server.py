@@ -10,6 +10,9 @@
 #   "mlx-lm>=0.32.2,<0.33",
 #   "websockets>=15,<17",
 #   "llguidance>=1.9.1,<2",
+#   "starlette>=0.49.1,<2",
+#   "h11>=0.16,<1",
+#   "jinja2>=3.1.6,<4",
 # ]
 # ///
 """The door: an OpenAI-compatible server for one language model on this machine.
@@ -350,6 +353,8 @@ def _model_entry(settings: Settings, engine: Engine) -> dict[str, Any]:
 LARGE_BODY = 256 * 2**10
 """Bytes of a body that is read on another thread."""
 STARTED = int(time.time())
+MAX_FRAME = 16 * 2**20
+"""Bytes of a frame on a socket."""
 GOODBYE_S = 5
 """Seconds that clients get to read the ends of their streams."""
 ARCHIVE_EVERY_S = 30
@@ -471,6 +476,7 @@ def main(settings: Settings) -> int:
             log_config=None,
             http=Wire,
             timeout_graceful_shutdown=GOODBYE_S,
+            ws_max_size=min(settings.max_body, MAX_FRAME),
             ws_per_message_deflate=False,
         ),
         engine,

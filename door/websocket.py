@@ -43,7 +43,7 @@ class Session:
         self._socket = socket
         self._made = made
         self._private = Private()
-        self._is_telling = False
+        self._telling = asyncio.Lock()
         self._frames: asyncio.Queue[Message] = asyncio.Queue(MAX_FRAMES)
 
     async def serve(self) -> None:
@@ -61,22 +61,22 @@ class Session:
         """Say that the server goes, when the turn that is being told has come to its end."""
         with contextlib.suppress(Exception):  # whoever has left needs no goodbye
             async with asyncio.timeout(END_S):
-                while self._is_telling:
-                    await asyncio.sleep(0.01)
-                sentence = "The server is shutting down."
-                gone = errors.envelope(503, sentence, code="shutting_down")
-                await self._send(_error_frame(503, gone))
-                await self._socket.close(GOING_AWAY)
+                async with self._telling:
+                    sentence = "The server is shutting down."
+                    gone = errors.envelope(503, sentence, code="shutting_down")
+                    await self._send(_error_frame(503, gone))
+                    await self._socket.close(GOING_AWAY)
 
     async def _turns(self) -> None:
         with contextlib.suppress(WebSocketDisconnect):
             while True:
-                await self._answer(await self._frames.get())
+                frame = await self._frames.get()
+                async with self._telling:
+                    await self._answer(frame)
         while True:  # nobody is there any more, which `serve` is about to hear
             await self._frames.get()
 
     async def _answer(self, frame: Message) -> None:
-        self._is_telling = True
         try:
             await self._turn(_read(frame))
         except ServerError as error:
@@ -90,8 +90,6 @@ class Session:
             log.error("a turn on a socket failed: %s", told(error))
             sentence = "The server failed on this request."
             await self._send(_error_frame(500, errors.envelope(500, sentence)))
-        finally:
-            self._is_telling = False
 
     async def _turn(self, fields: dict[str, Any]) -> None:
         given = ResponseRequest.model_validate(fields).given()
