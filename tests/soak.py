@@ -272,22 +272,6 @@ def text_of(response: Json) -> str:
     return "".join(part["text"] for message in messages for part in message["content"])
 
 
-def float32_demo(folder: Path) -> Path:
-    """The demo model in float32, in a folder."""
-    import mlx.core as mx
-
-    for path in demo.FOLDER.iterdir():
-        if path.suffix == ".json":
-            (folder / path.name).write_bytes(path.read_bytes())
-    weights = mx.load(str(demo.FOLDER / "model.safetensors"))
-    mx.save_safetensors(
-        str(folder / "model.safetensors"),
-        {name: array.astype(mx.float32) for name, array in weights.items()},
-        {"format": "mlx"},
-    )
-    return folder
-
-
 def main() -> int:
     """Soak a server of one's own, and print what came of it."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -297,7 +281,7 @@ def main() -> int:
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as model:
         flags = (*FLAGS, "--conversation-logs", f"{folder}/logs")
-        with running(Path(folder), *flags, model=float32_demo(Path(model))) as server:
+        with running(Path(folder), *flags, model=demo.in_float32(Path(model))) as server:
             report = soak(server, asked.seconds, asked.clients)
             code = server.stop()
             text = server.log.read_text()

@@ -148,7 +148,7 @@ def test_whoever_does_not_read_is_cut_off(
 def test_whoever_leaves_before_the_request_is_whole_leaves_nothing(
     scripted_url: str, engine: ScriptedEngine, sent: bytes
 ) -> None:
-    for _ in range(20):
+    for _ in range(200):
         with wire(scripted_url) as connection:
             connection.sendall(sent)
     assert is_well(scripted_url)
@@ -238,6 +238,17 @@ def test_as_many_files_may_be_open_as_the_system_allows() -> None:
         assert resource.getrlimit(resource.RLIMIT_NOFILE) == (before[1], before[1])
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+@pytest.mark.parametrize("rest", [b'"unknown": "' + b"x" * 20_000_000 + b'"', b"keys"])
+def test_a_body_that_is_large_and_means_nothing_is_read(scripted_url: str, rest: bytes) -> None:
+    if rest == b"keys":
+        rest = b",".join(b'"k%d":1' % number for number in range(200_000))
+    kind = {"content-type": "application/json"}
+    body = BODY[:-1] + b"," + rest + b"}"
+    address = f"{scripted_url}/v1/chat/completions"
+    assert httpx.post(address, content=body, headers=kind, timeout=60).status_code == 200
+    assert is_well(scripted_url)
 
 
 # What is no HTTP

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import resource
 import shlex
 import signal
 import socket
@@ -16,6 +17,7 @@ from pathlib import Path
 import httpx
 import openai
 import pytest
+from openai.types.chat import ChatCompletionChunk
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
@@ -213,12 +215,7 @@ def test_a_signal_ends_an_idle_server_cleanly(tmp_path: Path) -> None:
 def test_a_stream_that_outlasts_the_drain_ends_with_an_event(tmp_path: Path) -> None:
     server = start(tmp_path, "--drain", "0.2")
     with openai.OpenAI(base_url=f"{server.base_url}/v1", api_key="x", max_retries=0) as client:
-        chunks = client.chat.completions.create(
-            model="demo",
-            messages=[{"role": "user", "content": "Tell me a story."}],
-            logit_bias=demo.NEVER_END,
-            stream=True,
-        )
+        chunks = endless_story(client)
         next(iter(chunks))
         server.process.send_signal(signal.SIGTERM)
         with pytest.raises(openai.APIError, match="shutting down"):
@@ -246,6 +243,15 @@ def test_a_stream_may_finish_within_the_drain(tmp_path: Path) -> None:
     assert server.process.wait(30) == 0
 
 
+def endless_story(client: openai.OpenAI) -> openai.Stream[ChatCompletionChunk]:
+    return client.chat.completions.create(
+        model="demo",
+        messages=[{"role": "user", "content": "Tell me a story."}],
+        logit_bias=demo.NEVER_END,
+        stream=True,
+    )
+
+
 def is_refused(url: str) -> bool:
     try:
         return httpx.get(f"{url}/health").status_code == 503
@@ -266,6 +272,9 @@ def test_without_a_home_or_a_cache_in_an_old_locale_it_serves_and_says_goodbye(
 ) -> None:
     bare = {"LC_ALL": "C", "LANG": "C", "HF_HOME": "/dev/null/x", "HOME": "/dev/null/none"}
     server = start(tmp_path, "--drain", "0.2", env={**bare, "PYTHONUTF8": "0"})
+    if hasattr(resource, "prlimit"):  # Linux: mlx-lm would have lowered it
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        assert resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE) == (hard, hard)
     address = server.base_url.replace("http", "ws") + "/v1/responses"
     with connect(address, open_timeout=20) as frames:
         asked = {"input": "Tell me a story. 🦊", "enable_thinking": False}
@@ -294,12 +303,7 @@ def test_with_nowhere_to_write_it_serves_and_a_second_signal_is_not_waited_for(
     url = f"http://127.0.0.1:{port}"
     wait_until(lambda: is_ready(url), "the server is ready")
     with openai.OpenAI(base_url=f"{url}/v1", api_key="x", max_retries=0) as client:
-        chunks = client.chat.completions.create(
-            model="demo",
-            messages=[{"role": "user", "content": "Tell me a story."}],
-            logit_bias=demo.NEVER_END,
-            stream=True,
-        )
+        chunks = endless_story(client)
         next(iter(chunks))
         process.send_signal(signal.SIGTERM)
         wait_until(lambda: is_refused(url), "new requests are refused")

@@ -86,6 +86,7 @@ def test_the_key_is_asked_for_everywhere_but_at_health(engine: ScriptedEngine) -
             assert answer.status_code == 401
             assert assert_envelope(answer.json())["code"] == "invalid_api_key"
             assert answer.headers["www-authenticate"] == "Bearer"
+        assert httpx.get(f"{url}/openapi.json").status_code == 401
         assert httpx.get(f"{url}/v1/models", headers={"authorization": "Bearer s3cret"}).is_success
         assert httpx.get(f"{url}/health").is_success
 
