@@ -27,7 +27,7 @@ NEVER_END = {str(token): -100 for token in ENDS}
 
 
 def in_float32(folder: Path) -> Path:
-    """The model in float32 in a folder, where batched and solo answers are equal to the last bit."""
+    """Put the model into a folder in float32, where batched and solo answers are equal."""
     import mlx.core as mx
 
     for path in FOLDER.iterdir():
