@@ -287,7 +287,7 @@ def _add_routes(app: FastAPI, settings: Settings, engine: Engine, store: Store) 
         entry = _model_entry(settings, engine)
         if model != entry["id"]:
             raise NotFound(
-                f"The model {model[:256]!r} is not loaded here; {entry['id']!r} is.",
+                f"The model {model[:100]!r} is not loaded here; {entry['id']!r} is.",
                 param="model",
                 code="model_not_found",
             )

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Literal, TypeVar
 
@@ -131,7 +132,8 @@ class Responses:
 
     async def count(self, prompt: Prompt) -> int:
         """The number of a prompt's tokens."""
-        return await self.engine.count(prompt)
+        with _called_input():
+            return await self.engine.count(prompt)
 
     async def draft(
         self,
@@ -209,17 +211,23 @@ class Responses:
             return False
 
     async def _tried(self, prompt: Prompt, params: SamplingParams) -> Answer:
-        try:
+        with _called_input():
             return await self.engine.submit(prompt, params)
-        except InvalidRequest as error:
-            # What the engine calls messages is the input here.
-            error.param = "input" if error.param == "messages" else error.param
-            raise
 
     def _tidy(self) -> None:
         task = asyncio.create_task(asyncio.to_thread(self.store.sweep))
         self._tidying.add(task)
         task.add_done_callback(self._tidying.discard)
+
+
+@contextlib.contextmanager
+def _called_input() -> Iterator[None]:
+    """What the engine calls messages is the input here."""
+    try:
+        yield
+    except InvalidRequest as error:
+        error.param = "input" if error.param == "messages" else error.param
+        raise
 
 
 def _is_compacted(items: Iterable[Item]) -> bool:

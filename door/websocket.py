@@ -20,6 +20,7 @@ from door.log import Story, told
 from door.requests import ResponseRequest
 from door.responses import Responses
 from door.runs import END_S, Run
+from door.stream import SEND_TIMEOUT_S
 from parts import InvalidRequest, ServerError
 from protocol import errors, strict_json
 from protocol.items import Item
@@ -31,7 +32,7 @@ PRIVATE_TURNS = 64
 """Turns that one socket keeps for itself; the oldest are forgotten."""
 PRIVATE_BYTES = 32 * 2**20
 """What these may take together."""
-GOING_AWAY = 1012
+GOING_AWAY, POLICY_VIOLATION = 1012, 1008
 MAX_FRAMES = 16
 """Frames that may wait for the turns before them; more wait on the wire."""
 
@@ -128,7 +129,13 @@ class Session:
             log.info("%s", run.story.line(101, "WEBSOCKET", "/v1/responses"))
 
     async def _send(self, value: Any) -> None:
-        await self._socket.send_text(json_bytes(value).decode("ascii"))
+        """Send a frame. Raises `WebSocketDisconnect` when the client has stopped reading, too."""
+        try:
+            async with asyncio.timeout(SEND_TIMEOUT_S):
+                await self._socket.send_text(json_bytes(value).decode("ascii"))
+        except TimeoutError:
+            log.warning("a client did not read its socket for %d s", SEND_TIMEOUT_S)
+            raise WebSocketDisconnect(POLICY_VIOLATION) from None
 
 
 class Private:

@@ -141,6 +141,25 @@ def test_whoever_does_not_read_is_cut_off(
         assert create(url)["status"] == "completed"
 
 
+def test_whoever_does_not_read_a_socket_frees_the_place(
+    engine: ScriptedEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("door.websocket.SEND_TIMEOUT_S", 0.2)
+    engine.script = lambda prompt, params: [*[Text("x" * 65536)] * 400, asyncio.Event()]
+    asked = json.dumps({"type": "response.create", "input": "hi"}).encode()
+    frame = bytes([0x81, 0x80 | len(asked)]) + bytes(4) + asked  # text, under a mask of zeros
+    with serving(create_app(Settings(no_conversation_logs=True), engine)) as url, wire(url) as raw:
+        raw.sendall(
+            b"GET /v1/responses HTTP/1.1\r\nhost: localhost\r\nupgrade: websocket\r\n"
+            b"connection: Upgrade\r\nsec-websocket-version: 13\r\n"
+            b"sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        )
+        assert b" 101 " in raw.recv(65536)
+        raw.sendall(frame)
+        wait_until(lambda: engine.answers and engine.answers[0].is_cancelled, "it is given up")
+        assert is_well(url)
+
+
 # Those that leave
 
 

@@ -118,6 +118,7 @@ def test_an_exception_that_nobody_expected_is_a_500_without_a_traceback(
         answer = httpx.post(f"{url}/v1/chat/completions", json=CHAT, headers={"origin": "http://p"})
     assert answer.status_code == 500
     assert "secret" not in assert_envelope(answer.json())["message"]
+    assert answer.headers["x-should-retry"] == "false"
     assert answer.headers["access-control-allow-origin"] == "*"
 
 
