@@ -27,7 +27,7 @@ Step = Part | ServerError | asyncio.Event
 """A part to say, an error to raise, or an event to wait for before going on."""
 Script = Callable[[Prompt, SamplingParams], Iterable[Step]]
 
-CARD = ModelCard("scripted", context_window=1000, thinking=True, tools=True, fingerprint="fp_test")
+CARD = ModelCard("scripted", context_window=10**6, thinking=True, tools=True, fingerprint="fp_test")
 
 
 def says(*parts: Step, reason: str = "stop", usage: Usage | None = None) -> Script:
@@ -83,6 +83,7 @@ class ScriptedEngine:
         self.load_error: Unavailable | None = None
         self.phase: Phase = "ready"
         self.num_waiting = 0
+        self.card = CARD
         self.prompts: list[Prompt] = []
         self.params: list[SamplingParams] = []
         self.answers: list[ScriptedAnswer] = []
@@ -90,7 +91,7 @@ class ScriptedEngine:
     @property
     def status(self) -> EngineStatus:
         running = sum(not answer.is_over.is_set() for answer in self.answers)
-        return EngineStatus(self.phase, running=running, waiting=self.num_waiting, model=CARD)
+        return EngineStatus(self.phase, running=running, waiting=self.num_waiting, model=self.card)
 
     async def start(self) -> None:
         self._loop = asyncio.get_running_loop()

@@ -10,6 +10,7 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -375,7 +376,14 @@ def test_even_the_way_into_the_queue_is_timed(engine: ScriptedEngine) -> None:
 
 
 LONG = "x" * 16_001
-"""More characters than sixteen for each of the scripted engine's thousand tokens."""
+"""More characters than sixteen for each of a thousand tokens."""
+
+
+@pytest.fixture
+def small_engine(engine: ScriptedEngine) -> ScriptedEngine:
+    """The scripted engine, with room for a thousand tokens."""
+    engine.card = replace(engine.card, context_window=1000)
+    return engine
 
 
 @pytest.mark.parametrize(
@@ -390,10 +398,10 @@ LONG = "x" * 16_001
     ],
 )
 def test_what_cannot_fit_is_refused_before_it_is_tokenized(
-    engine: ScriptedEngine, prompt: Prompt
+    small_engine: ScriptedEngine, prompt: Prompt
 ) -> None:
     async def ask() -> None:
-        admission = Admission(engine, max_admitted=1)
+        admission = Admission(small_engine, max_admitted=1)
         with pytest.raises(ContextLengthExceeded, match="1000 tokens") as refusal:
             await admission.submit(prompt, SamplingParams())
         assert "16000 characters" in refusal.value.message
@@ -401,11 +409,11 @@ def test_what_cannot_fit_is_refused_before_it_is_tokenized(
             await admission.count(prompt)
 
     asyncio.run(ask())
-    assert not engine.prompts
+    assert not small_engine.prompts
 
 
 def test_two_megabytes_are_refused_without_a_look(
-    scripted_url: str, engine: ScriptedEngine
+    scripted_url: str, small_engine: ScriptedEngine
 ) -> None:
     for text in ("a" * 2_000_000, "\n" * 2_000_000, "🙂" * 500_000):
         chat = {"messages": [{"role": "user", "content": text}]}
@@ -413,25 +421,25 @@ def test_two_megabytes_are_refused_without_a_look(
         assert refusal(answer) == (400, "context_length_exceeded", "messages")
         answer = post(scripted_url, input=text)
         assert refusal(answer) == (400, "context_length_exceeded", "input")
-    assert not engine.prompts
+    assert not small_engine.prompts
 
 
 def test_turns_are_dropped_in_few_tries(
-    scripted_url: str, engine: ScriptedEngine, monkeypatch: pytest.MonkeyPatch
+    scripted_url: str, small_engine: ScriptedEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tries = 0
-    count = engine.count
+    count = small_engine.count
 
     async def counted(prompt: Prompt) -> int:
         nonlocal tries
         tries += 1
         return await count(prompt)
 
-    monkeypatch.setattr(engine, "count", counted)
+    monkeypatch.setattr(small_engine, "count", counted)
     items = [{"role": "user", "content": f"{number:04} " + "a " * 8} for number in range(2000)]
     assert create(scripted_url, items, truncation="auto")["status"] == "completed"
     assert tries <= 11
-    kept = engine.prompts[0].messages
+    kept = small_engine.prompts[0].messages
     assert kept[-1].content.startswith("1999")
     assert 100 < len(kept) < 112  # of nine words each, in a window of a thousand
 

@@ -151,7 +151,7 @@ def test_the_model_is_listed_with_what_it_can_do(scripted_url: str) -> None:
     (entry,) = listed["data"]
     validated(Model, entry)
     assert entry["id"] == "demo"
-    assert entry["context_window"] == 1000
+    assert entry["context_window"] == 10**6
     assert entry["capabilities"] == {"thinking": True, "tools": True}
     assert httpx.get(f"{scripted_url}/v1/models/demo").json() == entry
 
