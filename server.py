@@ -10,6 +10,7 @@
 #   "mlx-lm>=0.32.2,<0.33",
 #   "websockets>=15,<17",
 #   "llguidance>=1.9.1,<2",
+#   "psutil>=7,<8",
 #   "starlette>=0.49.1,<2",
 #   "h11>=0.16,<1",
 #   "jinja2>=3.1.6,<4",
@@ -307,6 +308,7 @@ def _add_routes(app: FastAPI, settings: Settings, engine: Engine, store: Store) 
             num_choices=body.n,
             include_usage=body.stream_options.include_usage,
             is_legacy=chat.is_legacy(given),
+            custom_names=chat.custom_names(given),
             reasoning_format=reasoning_format,
         )
         story: door_log.Story = request.state.story
@@ -542,11 +544,18 @@ def _engine(settings: Settings) -> Engine:
             context_window=settings.ctx_size,
             template_args=settings.chat_template_args,
             trust_remote_code=settings.trust_remote_code,
+            prefix_cache_bytes=settings.prompt_cache_bytes,
+            prefix_cache_folder=_folder(settings.prompt_cache_dir),
+            prefix_folder_bytes=settings.prompt_cache_disk_bytes,
         )
         with open_files.limit_kept():
             return loader.load(options)
 
     return MlxEngine(load, max_batch=settings.max_batch, max_queue=settings.max_queue)
+
+
+def _folder(path: str | None) -> Path | None:
+    return Path(path).expanduser().absolute() if path else None
 
 
 if SETTINGS is not None:

@@ -44,6 +44,9 @@ class Settings:
     reasoning_budget: int | None = None
     adapter_path: str | None = None
     trust_remote_code: bool = False
+    prompt_cache_bytes: int = 2 * 2**30
+    prompt_cache_dir: str | None = None
+    prompt_cache_disk_bytes: int = 10 * 2**30
     conversation_ttl: float = 3600.0
     conversation_logs: str | None = str(ROOT / "conversation_logs")
     no_conversation_logs: bool = False
@@ -106,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--max-batch", _within(int, 1, 1024), "requests answered at the same time")
     add("--max-queue", _within(int, 0, 10**6), "requests that may wait; more are answered 429")
     add("--ctx-size", _within(int, 16, 10**8), "context window in tokens, instead of the model's")
-    add("--max-body", _size, "size of a request's body, such as 32MB", shown="32MB")
+    add("--max-body", _body_bytes, "size of a request's body, such as 8M", shown="32M")
     add("--timeout", _within(float, 0, 10**6), "seconds that an answer may take; 0 is no limit")
     add(
         "--allowed-origins",
@@ -128,6 +131,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--reasoning-budget", _within(int, 0, 10**9), "tokens after which thinking is closed")
     add("--adapter-path", str, "folder of a LoRA adapter", metavar="FOLDER")
     add("--trust-remote-code", None, "run code that comes with the model")
+    add("--prompt-cache-bytes", _num_bytes, "memory for prompts already computed, 0 is none")
+    add("--prompt-cache-dir", str, "folder in which they outlive a restart", metavar="FOLDER")
+    add("--prompt-cache-disk-bytes", _num_bytes, "disk space for them")
     add(
         "--conversation-ttl",
         _within(float, 0, 10**9),
@@ -188,6 +194,8 @@ def _shown(default: Any) -> str:
         return " (the bundled demo model)"
     if isinstance(default, tuple):
         default = ",".join(default)
+    if isinstance(default, int) and default >= 2**30:
+        default = f"{default // 2**30}G"
     if isinstance(default, str) and default.startswith(str(ROOT)):
         default = default.removeprefix(str(ROOT) + "/")
     return f" ({default})"
@@ -204,19 +212,21 @@ def _within(kind: type[int] | type[float], low: float, high: float) -> Callable[
     return convert
 
 
+def _num_bytes(text: str) -> int:
+    match = re.fullmatch(r"(\d{1,19}(?:\.\d+)?)([KMGT]?)(?:I?B)?", text.strip().upper())
+    if match is None:
+        raise argparse.ArgumentTypeError(f"must be a size such as 512M or 2G, not {text}")
+    return int(float(match[1]) * 1024 ** (" KMGT".index(match[2]) if match[2] else 0))
+
+
+def _body_bytes(text: str) -> int:
+    if (size := _num_bytes(text)) < 1:
+        raise argparse.ArgumentTypeError("must be at least a byte")
+    return size
+
+
 def _listed(text: str) -> tuple[str, ...]:
     return tuple(name.strip().rstrip("/") for name in text.split(",") if name.strip())
-
-
-_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
-
-
-def _size(text: str) -> int:
-    found = re.fullmatch(r"(\d{1,12})([KMG]?)B?", text.strip().upper())
-    size = int(found[1]) * _UNITS[found[2]] if found else 0
-    if not 0 < size <= 2**40:
-        raise argparse.ArgumentTypeError(f"must be a size, such as 32MB, not {text!r}")
-    return size
 
 
 def _json_object(text: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from parts import (
     ServerError,
     TimedOut,
     Unavailable,
+    Unmatched,
 )
 
 RETRY_AFTER_S = 2
@@ -75,6 +76,8 @@ def status_of(error: ServerError) -> int:
             return 429
         case Unavailable():
             return 503
+        case Unmatched():
+            return 422
         case Refused():
             return 400
         case TimedOut():
