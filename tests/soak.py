@@ -34,7 +34,10 @@ from tests.serving import Running, running
 
 Json = dict[str, Any]
 NUM_CLIENTS = 32
-FLAGS = ("--conversation-ttl", "5", "--log-level", "warning", "--max-batch", "16")
+FLAGS = (
+    *("--conversation-ttl", "5", "--log-level", "warning", "--max-batch", "16"),
+    *("--prompt-cache-bytes", "64M"),  # full in a moment, so that what grows is a leak
+)
 EXACT: Json = {"temperature": 0, "enable_thinking": False, "max_tokens": 40}
 ENDLESS: Json = {"logit_bias": demo.NEVER_END, "max_tokens": 400}
 WARM_UP = 0.3
