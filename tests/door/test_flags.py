@@ -16,6 +16,7 @@ VALUES = {
     "--ctx-size": ("99", 99),
     "--chat-template-args": ('{"a": 1}', {"a": 1}),
     "--log-level": ("debug", "debug"),
+    "--allowed-origins": ("http://a", ("http://a",)),
 }
 
 
