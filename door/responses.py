@@ -25,7 +25,8 @@ from parts import (
     Usage,
 )
 from protocol import compaction, responses
-from protocol.conversations import Draft, Store
+from protocol.conversations import Store
+from protocol.draft import Draft
 from protocol.items import Item
 from protocol.response_events import ResponseStream
 from protocol.sse import DONE, json_bytes, named_event

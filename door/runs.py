@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Sequence
 
 from door.log import Story
 from parts import Answer, EngineFailed, Finish, Part, ServerError, Usage
-from protocol.conversations import Draft
+from protocol.draft import Draft
 from protocol.items import Item
 from protocol.response_events import Event, ResponseStream
 

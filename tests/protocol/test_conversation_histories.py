@@ -13,7 +13,9 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 
 from parts import NotFound, NotReady, Unavailable
 from protocol.archive import Archive
-from protocol.conversations import WANTED_FOR, Draft, Store
+from protocol.conversations import Store
+from protocol.draft import Draft
+from protocol.forest import WANTED_FOR
 from tests.protocol.turns import (
     Clock,
     answer,
