@@ -158,6 +158,27 @@ class Store(ConversationObjects):
         missing = absent("Response", response_id, "response_id")
         self._erase(response_id, owner, missing, lambda tree: tree.delete_response(response_id))
 
+    def delete_tree(self, tree_id: str, *, owner: str = "") -> set[str]:
+        """Delete a conversation with all its branches, and what is in progress in it.
+
+        Gives the ids of everything that is gone; otherwise as `delete`.
+        """
+        missing = absent("Conversation", tree_id, "conversation_id")
+        tree = self.look(tree_id, owner)
+        if tree is None:
+            raise missing
+        gone = tree.names()
+
+        def cut(tree: Tree) -> bool:
+            for draft in [d for d in self._drafts.values() if d.live and d.live.tree is tree]:
+                draft.is_kept = False
+                gone.add(draft.id)
+                del self._drafts[draft.id]
+            return tree.id == tree_id and tree.delete_all()
+
+        self._erase(next(iter(tree.names()), tree_id), owner, missing, cut)
+        return gone
+
     # Under `_memory`
 
     def _draft(self, response_id: str, owner: str) -> Draft | None:

@@ -51,8 +51,8 @@ class Forest:
     whoever continued it by then keeps it here, whoever comes later finds it archived. Deleting
     holds `_disk` throughout, so that no older copy is written over what it wrote.
 
-    File work is done by `open`, `index_some`, `revive`, `sweep`, `flush`, `listing` and all that
-    deletes: call these from a thread. The rest is for the event loop.
+    File work is done by `open`, `index_some`, `revive`, `sweep`, `flush`, all that looks at the
+    whole and all that deletes: call these from a thread. The rest is for the event loop.
     """
 
     def __init__(
@@ -98,23 +98,66 @@ class Forest:
         """What `/health` says of the archive: ok, off, or failing and why."""
         return "off" if self._archive is None else self._archive.state
 
+    # Looking
+
     def listing(
         self, *, after: str | None = None, limit: int = 20, owner: str = ""
     ) -> Page[Listed]:
-        """All conversations, in memory or archived, the newest first. Does file work.
+        """All conversations, the last used first. Does file work.
 
         Raises `InvalidRequest` for `after` and `limit`.
         """
+        return page_of(self.listed(owner), lambda each: each.summary.id, after=after, limit=limit)
+
+    def listed(self, owner: str = "") -> list[Listed]:
+        """All conversations, in memory or archived, the last used first. Does file work."""
         with self._disk:
             filed = self._archive.all_filed() if self._archive else []
-            entries: dict[str, Live | Filed] = {
-                each.summary.id: each for each in filed if each.owner == owner
+            entries = {
+                each.summary.id: Listed(each.summary, each.name)
+                for each in filed
+                if each.owner == owner
             }
             with self._memory:
-                entries |= {each.tree.id: each for each in self._trees if each.tree.owner == owner}
-            newest = sorted(entries.values(), key=_age, reverse=True)
-            page = page_of(newest, lambda entry: _age(entry)[1], after=after, limit=limit)
-            return Page([self._listed(entry) for entry in page.entries], page.has_more)
+                lives = [live for live in self._trees if live.tree.owner == owner]
+            entries |= {live.tree.id: Listed(self._summary(live), None) for live in lives}
+        return sorted(entries.values(), key=_age, reverse=True)
+
+    def look(self, tree_id: str, owner: str = "") -> Tree | None:
+        """A copy of a conversation, which stays where it is. Does file work."""
+        with self._disk:
+            with self._memory:
+                live = self._trees.get(tree_id)
+                if live is not None:
+                    return live.tree.copy() if live.tree.owner == owner else None
+            filed = self._archive.tree(tree_id) if self._archive else None
+            tree = self._archive.load(filed) if self._archive and filed else None
+            return tree if tree and tree.owner == owner else None
+
+    def tree_id(self, name: str, owner: str = "") -> str | None:
+        """The conversation that a response, item or conversation object is in. Does file work."""
+        with self._disk:
+            with self._memory:
+                place = self._trees.find(name)
+            if place is not None:
+                return place[0].tree.id if place[0].tree.owner == owner else None
+            filed = self._archive.find(name) if self._archive else None
+            return filed.summary.id if filed and filed.owner == owner else None
+
+    def archived_text(self, listed: Listed) -> bytes:
+        """What the file of an archived conversation says; empty when it is gone. Does file work."""
+        with self._disk:
+            filed = self._archive.tree(listed.summary.id) if self._archive else None
+            return self._archive.text(filed) if self._archive and filed else b""
+
+    def _summary(self, live: Live) -> Summary:
+        with self._memory:
+            if live.summary is not None and live.summary_version == live.version:
+                return live.summary
+            version, tree = live.version, live.tree.copy()
+        # Reading a question of a megabyte takes a while: not under the lock.
+        live.summary, live.summary_version = tree.summary(), version
+        return live.summary
 
     # Life and death
 
@@ -262,13 +305,6 @@ class Forest:
             ) from None
         self._archive.forget(before.names() - after.names())
 
-    def _listed(self, entry: Live | Filed) -> Listed:
-        if isinstance(entry, Filed):
-            return Listed(entry.summary, entry.name)
-        with self._memory:
-            tree = entry.tree.copy()
-        return Listed(tree.summary(), None)
-
     # Under `_memory`
 
     def _change(self, live: Live, change: Callable[[Tree], object]) -> None:
@@ -290,9 +326,8 @@ class Forest:
         return filed if filed and filed.owner == owner else None
 
 
-def _age(entry: Live | Filed) -> tuple[float, str]:
-    known = entry.tree if isinstance(entry, Live) else entry.summary
-    return known.created_at, known.id
+def _age(listed: Listed) -> tuple[float, str]:
+    return listed.summary.updated_at, listed.summary.id
 
 
 def absent(what: str, name: str, param: str, filed: Filed | None = None) -> NotFound:
