@@ -52,7 +52,7 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
-from door import conversations, responses, websocket
+from door import conversations, pages, responses, websocket
 from door import log as door_log
 from door.guard import MAX_BODY, Guard
 from door.requests import ChatRequest
@@ -240,6 +240,7 @@ def _add_routes(app: FastAPI, settings: Settings, engine: Engine, store: Store) 
     responses.add_routes(app.router, made)
     conversations.add_routes(app.router, store)
     websocket.add_routes(app.router, made)
+    pages.add_routes(app.router)
 
     @app.get("/health")
     async def health() -> Response:

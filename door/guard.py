@@ -15,6 +15,7 @@ from typing import Any
 from starlette.exceptions import HTTPException
 
 from door.log import Story, escaped
+from door.pages import is_page
 from protocol.errors import envelope
 
 log = logging.getLogger("mlx_server")
@@ -27,7 +28,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 MAX_BODY = 32 * 2**20
 """Bytes of a request body."""
 POLICY_VIOLATION = 1008
-_OPEN_PATHS = frozenset({"/health", "/"})
+_OPEN_PATHS = frozenset({"/health", "/openapi.json"})
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.-]{1,128}\Z")
 
 
@@ -84,7 +85,7 @@ class Guard:
         return None
 
     def _has_key(self, path: str, headers: Mapping[str, str]) -> bool:
-        if self._api_key is None or path in _OPEN_PATHS:
+        if self._api_key is None or path in _OPEN_PATHS or is_page(path):
             return True
         scheme, _, key = headers.get("authorization", "").partition(" ")
         sent = key.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
