@@ -50,11 +50,11 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
-from starlette.middleware.cors import CORSMiddleware
 
-from door import conversations, pages, responses, websocket
+from door import browser, conversations, pages, responses, websocket
 from door import log as door_log
 from door.guard import MAX_BODY, Guard
+from door.origins import Origins, OwnPages
 from door.requests import ChatRequest
 from door.settings import DEMO_MODEL, VERSION, Settings
 from door.stream import ClientGone, EventStream, merged, unless_gone
@@ -130,9 +130,10 @@ def create_app(settings: Settings, engine: Engine, store: Store | None = None) -
     app.state.on_load_failure = lambda error: None
     _answer_errors(app)
     _add_routes(app, settings, engine, store)
+    app.add_middleware(OwnPages)
     app.add_middleware(Guard, api_key=settings.api_key)
     app.add_middleware(
-        CORSMiddleware,
+        Origins,
         allow_origins=settings.allowed_origins,
         allow_methods=["*"],
         allow_headers=["*"],
@@ -239,6 +240,7 @@ def _add_routes(app: FastAPI, settings: Settings, engine: Engine, store: Store) 
     app.state.runs = made.runs
     responses.add_routes(app.router, made)
     conversations.add_routes(app.router, store)
+    browser.add_routes(app.router, made)
     websocket.add_routes(app.router, made)
     pages.add_routes(app.router)
 

@@ -1,0 +1,64 @@
+"""Origins: which web pages may call which routes.
+
+The API is open to the pages that the settings name. The conversations of everybody who uses this
+server are for its own pages only: no other page may read them, whatever the settings say.
+"""
+
+from __future__ import annotations
+
+import json
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from protocol.errors import envelope
+
+OWN = "/conversations"
+"""Below this, only our own pages, and programs that are no pages, get an answer."""
+FRIENDLY_SITES = frozenset({"", "none", "same-origin"})
+"""What browsers say in `Sec-Fetch-Site` of a page of ours, or of an address that was typed."""
+
+
+class Origins(CORSMiddleware):
+    """CORS for the API, and none for what is our own. Stands outside the guard."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if is_own(scope):
+            await self.app(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
+
+
+class OwnPages:
+    """Refuses other pages what is our own. Stands inside the guard, which logs and numbers it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if is_own(scope) and is_foreign(Headers(scope=scope)):
+            await _refusal()(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+
+def is_own(scope: Scope) -> bool:
+    """Whether a request is for what only our own pages may have."""
+    return scope["type"] == "http" and f"{scope['path']}/".startswith(f"{OWN}/")
+
+
+def is_foreign(headers: Headers) -> bool:
+    """Whether a request comes from a page that is not ours."""
+    if headers.get("sec-fetch-site", "") not in FRIENDLY_SITES:
+        return True
+    origin = headers.get("origin")
+    return origin is not None and urlsplit(origin).netloc != headers.get("host", "")
+
+
+def _refusal() -> Response:
+    sentence = "Only the pages of this server itself may ask for its conversations."
+    body = envelope(403, sentence, code="forbidden_origin")
+    return Response(json.dumps(body), 403, media_type="application/json")
