@@ -55,6 +55,7 @@ from door import browser, conversations, pages, responses, websocket
 from door import log as door_log
 from door.guard import MAX_BODY, Guard
 from door.origins import Origins, OwnPages
+from door.progress import reported
 from door.requests import ChatRequest
 from door.settings import DEMO_MODEL, VERSION, Settings
 from door.stream import ClientGone, EventStream, merged, unless_gone
@@ -62,6 +63,7 @@ from parts import (
     Answer,
     Engine,
     NotFound,
+    Progress,
     Prompt,
     SamplingParams,
     ServerError,
@@ -281,7 +283,7 @@ def _add_routes(app: FastAPI, settings: Settings, engine: Engine, store: Store) 
         )
         story: door_log.Story = request.state.story
         story.id = completion.id
-        chunks = _chunks(completion, answers, story)
+        chunks = _chunks(completion, answers, story, body.stream and body.return_progress)
         if body.stream:
             return EventStream(_events(chunks), lambda: _give_up(answers))
         whole = await unless_gone(request, _collected(chunks))
@@ -350,14 +352,23 @@ def _give_up(answers: Sequence[Answer]) -> None:
 
 
 async def _chunks(
-    completion: chat.Completion, answers: Sequence[Answer], story: door_log.Story
+    completion: chat.Completion,
+    answers: Sequence[Answer],
+    story: door_log.Story,
+    tells_progress: bool,
 ) -> AsyncIterator[dict[str, Any]]:
     """The chunks of a completion as its answers come in."""
     for chunk in completion.opening():
         yield chunk
-    async for index, parts in merged(answers):
+    coming = merged(answers)
+    news = reported(coming, lambda: answers[0].progress) if tells_progress else coming
+    async for each in news:
+        if isinstance(each, Progress):
+            for chunk in completion.progress(each, time.perf_counter() - story.began):
+                yield chunk
+            continue
         story.heard()
-        for chunk in completion.feed(index, parts):
+        for chunk in completion.feed(*each):
             yield chunk
     story.usage, story.finish = completion.usage, completion.finish_reason or ""
     for chunk in completion.closing():

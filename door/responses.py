@@ -99,6 +99,7 @@ class Responses:
             history=history,
             has_to_wait=has_to_wait,
             is_warm_up=is_warm_up,
+            tells_progress=body.get("return_progress", False),
         )
         if draft.is_kept:
             self.runs.add(run)

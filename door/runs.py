@@ -11,7 +11,8 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
 
 from door.log import Story
-from parts import Answer, EngineFailed, Finish, Part, ServerError, Usage
+from door.progress import reported
+from parts import Answer, EngineFailed, Finish, Part, Progress, ServerError, Usage
 from protocol.draft import Draft
 from protocol.items import Item
 from protocol.response_events import Event, ResponseStream
@@ -38,6 +39,7 @@ class Run:
         history: Sequence[Item] = (),
         has_to_wait: bool = False,
         is_warm_up: bool = False,
+        tells_progress: bool = False,
     ) -> None:
         """`history` is what was said before `items`. A warm-up gives no output."""
         self.stream = stream
@@ -50,6 +52,7 @@ class Run:
         """Why the response failed."""
         self._draft = draft
         self._is_warm_up = is_warm_up
+        self._tells_progress = tells_progress
         self._news = asyncio.Event()
         self._tell(stream.queued() if has_to_wait else stream.opening())
         draft.show(stream.response, self.items)
@@ -94,10 +97,13 @@ class Run:
 
     async def _make(self) -> None:
         try:
-            async for parts in self.answer:
-                self._hear(parts)
+            async for news in self._coming():
+                if isinstance(news, Progress):
+                    self._tell(self.stream.progress(news))
+                    continue
+                self._hear(news)
                 if not self._is_warm_up:
-                    self._tell(self.stream.feed(parts))
+                    self._tell(self.stream.feed(news))
             if self._is_warm_up:
                 self._tell(self.stream.warmed(self.story.usage or Usage()))
             if not self.is_over:
@@ -110,6 +116,11 @@ class Run:
         finally:
             self.answer.cancel()
             self._draft.abandon()
+
+    def _coming(self) -> AsyncIterator[Sequence[Part] | Progress]:
+        if self._tells_progress:
+            return reported(self.answer, lambda: self.answer.progress)
+        return aiter(self.answer)
 
     def _fail(self, error: ServerError) -> None:
         self.error = error
