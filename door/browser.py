@@ -6,7 +6,7 @@ import asyncio
 import time
 from typing import Any, Literal
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 
 from door.responses import Responses
 from protocol import browser, export
@@ -20,8 +20,12 @@ def add_routes(router: APIRouter, made: Responses) -> None:
     store = made.store
 
     @router.get("/conversations")
-    async def browse(limit: int = 20, after: str | None = None, q: str = "") -> Response:
-        found = await asyncio.to_thread(browser.browse, store, after=after, limit=limit, query=q)
+    async def browse(
+        request: Request, limit: int = 20, after: str | None = None, q: str = ""
+    ) -> Response:
+        found = await asyncio.to_thread(
+            browser.browse, store, after=after, limit=limit, query=q, owner=_owner(request)
+        )
         entries = [browser.entry_json(each) for each in found.entries]
         return _json(
             {
@@ -35,16 +39,17 @@ def add_routes(router: APIRouter, made: Responses) -> None:
         )
 
     @router.get("/conversations/{conversation_id}")
-    async def show(conversation_id: str) -> Response:
+    async def show(conversation_id: str, request: Request) -> Response:
         def shown() -> bytes:
-            return json_bytes(browser.tree_json(browser.find(store, conversation_id)))
+            tree = browser.find(store, conversation_id, _owner(request))
+            return json_bytes(browser.tree_json(tree))
 
         content = await asyncio.to_thread(shown)
         return Response(content, headers=PRIVATE, media_type="application/json")
 
     @router.delete("/conversations/{conversation_id}")
-    async def delete(conversation_id: str) -> Response:
-        gone = await asyncio.to_thread(store.delete_tree, conversation_id)
+    async def delete(conversation_id: str, request: Request) -> Response:
+        gone = await asyncio.to_thread(store.delete_tree, conversation_id, owner=_owner(request))
         for name in gone:
             made.runs.forget(name)
         return _json({"id": conversation_id, "object": "conversation.deleted", "deleted": True})
@@ -52,13 +57,14 @@ def add_routes(router: APIRouter, made: Responses) -> None:
     @router.get("/conversations/{conversation_id}/export")
     async def export_conversation(
         conversation_id: str,
+        request: Request,
         format: Literal["md", "json", "jsonl"] = "md",
         response_id: str | None = None,
     ) -> Response:
         content_type, write = export.FORMATS[format]
 
         def written() -> tuple[str, str]:
-            tree = browser.find(store, conversation_id)
+            tree = browser.find(store, conversation_id, _owner(request))
             return tree.id, write(tree, export.branch(tree, response_id), time.time())
 
         name, text = await asyncio.to_thread(written)
@@ -66,6 +72,12 @@ def add_routes(router: APIRouter, made: Responses) -> None:
         # Half a surrogate pair, which a client may have sent, has no bytes of its own.
         content = text.encode("utf-8", "replace")
         return Response(content, headers=PRIVATE | saved, media_type=content_type)
+
+
+def _owner(request: Request) -> str:
+    """Whose conversations a request may see; empty where all belong to everybody."""
+    owner: str = getattr(request.state, "owner", "")
+    return owner
 
 
 def _json(value: dict[str, Any]) -> Response:

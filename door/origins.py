@@ -1,7 +1,8 @@
 """Origins: which web pages may call which routes.
 
 The API is open to the pages that the settings name. The conversations of everybody who uses this
-server are for its own pages only: no other page may read them, whatever the settings say.
+server, and what the dashboard tells of them, are for its own pages only: no other page may read
+them, whatever the settings say.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from protocol.errors import envelope
 
-OWN = "/conversations"
-"""Below this, only our own pages, and programs that are no pages, get an answer."""
+OWN = ("/conversations", "/dashboard/events")
+"""Below these, only our own pages, and programs that are no pages, get an answer."""
 FRIENDLY_SITES = frozenset({"", "none", "same-origin"})
 """What browsers say in `Sec-Fetch-Site` of a page of ours, or of an address that was typed."""
 
@@ -47,7 +48,8 @@ class OwnPages:
 
 def is_own(scope: Scope) -> bool:
     """Whether a request is for what only our own pages may have."""
-    return scope["type"] == "http" and f"{scope['path']}/".startswith(f"{OWN}/")
+    path = f"{scope.get('path', '')}/"
+    return scope["type"] == "http" and path.startswith(tuple(f"{own}/" for own in OWN))
 
 
 def is_foreign(headers: Headers) -> bool:
@@ -59,6 +61,6 @@ def is_foreign(headers: Headers) -> bool:
 
 
 def _refusal() -> Response:
-    sentence = "Only the pages of this server itself may ask for its conversations."
+    sentence = "Only the pages of this server itself may ask for this."
     body = envelope(403, sentence, code="forbidden_origin")
     return Response(json.dumps(body), 403, media_type="application/json")

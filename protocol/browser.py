@@ -48,26 +48,34 @@ class Found:
     """False when the search gave up before it had read everything."""
 
 
-def browse(store: Store, *, after: str | None = None, limit: int = 20, query: str = "") -> Found:
+def browse(
+    store: Store,
+    *,
+    after: str | None = None,
+    limit: int = 20,
+    query: str = "",
+    owner: str = "",
+) -> Found:
     """The conversations in which `query` is said, the last used first.
 
     Raises `InvalidRequest` for `after` and `limit`, and for a query that is too long.
     """
     if len(query) > MAX_QUERY:
         raise InvalidRequest(f"q must have at most {MAX_QUERY} characters.", param="q")
-    listed = store.listed()
+    listed = store.listed(owner)
     page = page_of(listed, lambda each: each.summary.id, after=after, limit=limit)
     if not query.strip() or not page.entries:
         return Found(page.entries, page.has_more)
     start = listed.index(page.entries[0])
-    return _Search(store, query.strip()).through(listed[start:], limit)
+    return _Search(store, query.strip(), owner).through(listed[start:], limit)
 
 
 class _Search:
     """One look for some words, which reads no more than its budget."""
 
-    def __init__(self, store: Store, query: str) -> None:
+    def __init__(self, store: Store, query: str, owner: str) -> None:
         self._store = store
+        self._owner = owner
         self._needle = query.casefold()
         self._escaped = json.dumps(query, ensure_ascii=False)[1:-1].casefold()
         self._budget = MAX_SEARCHED
@@ -91,7 +99,7 @@ class _Search:
         return tree is not None and any(self._needle in text.casefold() for text in said_in(tree))
 
     def _in_memory(self, listed: Listed) -> Tree | None:
-        tree = self._store.look(listed.summary.id)
+        tree = self._store.look(listed.summary.id, self._owner)
         return (
             tree if tree and any(self._may_hold(t.input + t.output) for t in tree.turns) else None
         )
@@ -131,10 +139,10 @@ def _texts(value: Any) -> Iterator[str]:
                 yield from _texts(each)
 
 
-def find(store: Store, name: str) -> Tree:
+def find(store: Store, name: str, owner: str = "") -> Tree:
     """The conversation of this id, or that this response is in. Raises `NotFound`."""
     if ID.fullmatch(name):
-        tree = store.look(name) or store.look(store.tree_id(name) or "")
+        tree = store.look(name, owner) or store.look(store.tree_id(name, owner) or "", owner)
         if tree is not None:
             return tree
     raise NotFound(f"Conversation with id '{name[:64]}' not found.", param="conversation_id")

@@ -11,7 +11,7 @@ import openai
 import pytest
 
 from door.settings import Settings
-from parts import Reasoning, Text, ToolArguments, ToolCall
+from parts import NotFound, Reasoning, Text, ToolArguments, ToolCall
 from protocol import browser, record
 from protocol.archive import Archive
 from protocol.conversations import Store
@@ -347,6 +347,21 @@ def test_a_key_guards_them(tmp_path: Path) -> None:
         assert httpx.get(f"{url}/conversations").status_code == 401
         key = {"authorization": "Bearer s3cret"}
         assert httpx.get(f"{url}/conversations", headers=key).json()["data"] == []
+
+
+def test_what_belongs_to_another_is_not_there(tmp_path: Path) -> None:
+    store = Store(Archive(tmp_path))
+    theirs, ours = say(store, "theirs", owner="them"), say(store, "ours")
+    for _ in range(2):
+        assert [each.summary.id for each in browser.browse(store).entries] == [ours]
+        assert browser.browse(store, query="THEIRS").entries == []
+        with pytest.raises(NotFound):
+            browser.find(store, theirs)
+        with pytest.raises(NotFound):
+            store.delete_tree(theirs)
+        assert browser.find(store, theirs, "them").id == theirs
+        store.flush()
+        store = Store(Archive(tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -111,7 +111,7 @@ def test_what_was_stopped_is_kept_and_can_be_continued(desk: Desk, way: str) -> 
     assert engine.answers[-1].is_cancelled
     engine.script = echo
     desk.write("Go on")
-    expect(desk.answers).to_have_text(["Once upon a time", "You said: Go on"])
+    expect(desk.page.locator(".prose")).to_have_text(["Once upon a time", "You said: Go on"])
     desk.wait_for_end()
     said = [("user", "A story"), ("assistant", "Once upon a time"), ("user", "Go on")]
     assert desk.place.last_said == said

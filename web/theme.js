@@ -1,4 +1,4 @@
-// The theme that was chosen, before anything is painted. A script of its own: the page has no inline ones.
+// The theme that was chosen, before anything is painted. A script of its own: no page has inline ones.
 try {
   const chosen = localStorage.getItem("theme");
   if (chosen === "dark" || chosen === "light") document.documentElement.dataset.theme = chosen;
