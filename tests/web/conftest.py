@@ -18,7 +18,7 @@ from tests.protocol.turns import Clock
 from tests.scripted import ScriptedEngine
 from tests.serving import serving
 from tests.web.chromium import NoBrowser, launched
-from tests.web.desk import Desk, Place
+from tests.web.desk import Desk, Place, context_in
 
 VIOLATIONS = """
 addEventListener("securitypolicyviolation", (event) =>
@@ -95,9 +95,17 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         yield Place(url, engine, store, clock)
 
 
+@pytest.fixture(scope="package")
+def room(browser: Browser) -> Iterator[BrowserContext]:
+    """Where desks stand: what the browser read for one of them it need not read again."""
+    context = context_in(browser)
+    yield context
+    context.close()
+
+
 @pytest.fixture
-def desk(browser: Browser, place: Place) -> Iterator[Desk]:
+def desk(room: BrowserContext, place: Place) -> Iterator[Desk]:
     """The page, just opened, on a server without conversations."""
     place.clear()
-    with Desk.at(browser, place) as opened:
+    with Desk.on(room, place) as opened:
         yield opened

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from playwright.sync_api import Browser, Locator, Page, expect
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect
 
 from parts import Message, Progress
 from protocol.conversations import Store
@@ -47,6 +47,16 @@ class Place:
         return [(message.role, message.content) for message in messages]
 
 
+def context_in(browser: Browser, **options: Any) -> BrowserContext:
+    """A part of the browser that shares nothing with others."""
+    context = browser.new_context(**{"viewport": {"width": 1100, "height": 800}, **options})
+    context.grant_permissions(["clipboard-read", "clipboard-write"])
+    context.add_init_script(LISTEN)
+    context.set_default_timeout(15_000)
+    expect.set_options(timeout=15_000)
+    return context
+
+
 @dataclass
 class Desk:
     page: Page
@@ -57,27 +67,33 @@ class Desk:
 
     @classmethod
     @contextlib.contextmanager
-    def at(
-        cls, browser: Browser, place: Place, path: str = "/", settles: bool = True, **options: Any
+    def at(cls, browser: Browser, place: Place, path: str = "/", **options: Any) -> Iterator[Desk]:
+        """The page in a browser without a past, with Playwright's options for a context."""
+        settles = options.pop("settles", True)
+        with (
+            contextlib.closing(context_in(browser, **options)) as context,
+            cls.on(context, place, path, settles=settles) as desk,
+        ):
+            yield desk
+
+    @classmethod
+    @contextlib.contextmanager
+    def on(
+        cls, context: BrowserContext, place: Place, path: str = "/", *, settles: bool = True
     ) -> Iterator[Desk]:
-        """Open the page in a context of its own; at the end, nothing may have gone wrong in it."""
-        context = browser.new_context(**{"viewport": {"width": 1100, "height": 800}, **options})
-        context.grant_permissions(["clipboard-read", "clipboard-write"], origin=place.url)
-        context.add_init_script(LISTEN)
-        context.set_default_timeout(15_000)
-        expect.set_options(timeout=15_000)
-        desk = cls(context.new_page(), place)
+        """Open the page; at the end, nothing may have gone wrong in it, and nothing of it stays."""
+        page = context.new_page()
+        desk = cls(page, place)
         desk._listen()
-        desk.page.goto(place.url + path)
+        page.goto(place.url + path)
         if settles:
             desk.settle()
-        try:
-            yield desk
-            desk.complaints += desk.page.evaluate("window.violations")
-            unforeseen = [c for c in desk.complaints if not c.startswith(tuple(desk.allowed))]
-            assert not unforeseen, unforeseen
-        finally:
-            context.close()
+        yield desk
+        desk.complaints += page.evaluate("window.violations")
+        page.evaluate("localStorage.clear(), sessionStorage.clear()")
+        page.close()
+        unforeseen = [c for c in desk.complaints if not c.startswith(tuple(desk.allowed))]
+        assert not unforeseen, unforeseen
 
     def _listen(self) -> None:
         self.page.on(

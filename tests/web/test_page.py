@@ -122,6 +122,16 @@ def test_what_was_stopped_is_kept_and_can_be_continued(desk: Desk, way: str) -> 
     assert desk.seen() == before
 
 
+def test_what_was_written_outlives_a_reload(desk: Desk) -> None:
+    desk.place.engine.script = says(Text("Once upon a time."), asyncio.Event())
+    desk.write("A story")
+    expect(desk.answers).to_contain_text("Once upon a tim")
+    desk.reload()
+    expect(desk.answers).to_have_text("Once upon a time.")
+    expect(desk.state).to_have_text("Stopped")
+    assert desk.place.engine.answers[-1].is_cancelled
+
+
 def test_a_failure_says_why_and_can_be_tried_again(desk: Desk) -> None:
     engine = desk.place.engine
     engine.script = says(Text("Half"), EngineFailed("The graphics card is gone."))
@@ -165,7 +175,7 @@ def test_a_call_is_shown_and_its_result_is_given(desk: Desk) -> None:
     expect(desk.answers).to_have_text("You said: sunny")
     desk.reload()
     expect(desk.page.locator(".call summary")).to_have_text(
-        ["Calls get_weather", "Result of a tool"]
+        ["Calls get_weather", "Result of get_weather"]
     )
 
 
@@ -195,6 +205,21 @@ def test_editing_makes_a_branch_and_both_can_be_seen(desk: Desk) -> None:
     desk.button("The next branch").click()
     assert desk.seen() == right
     expect(desk.titles).to_have_text(["one"])
+
+
+def test_the_first_message_edited_begins_another_conversation(desk: Desk) -> None:
+    desk.place.engine.script = echo
+    desk.ask("one")
+    desk.turns.hover()
+    desk.button("Edit the message").click()
+    field = desk.page.get_by_label("Edit the message", exact=True)
+    field.fill("other")
+    field.press("Enter")
+    expect(desk.answers).to_have_text("You said: other")
+    expect(desk.titles).to_have_text(["other", "one"])
+    expect(desk.page.locator(".row.active")).to_contain_text("other")
+    desk.button("The branch before").click()
+    expect(desk.page.locator(".row.active")).to_contain_text("one")
 
 
 def test_trying_again_asks_the_same_once_more(desk: Desk) -> None:

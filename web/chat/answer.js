@@ -11,7 +11,13 @@ export class Answer {
   constructor({ onflush, actions }) {
     this.body = h("div", { class: "answer-body" });
     this.state = h("p", { class: "state" });
-    this.bar = h("progress", { class: "bar", max: "1", value: "0", "aria-label": "Reading the prompt", hidden: true });
+    this.bar = h("progress", {
+      class: "bar",
+      max: "1",
+      value: "0",
+      "aria-label": "Reading the prompt",
+      hidden: true,
+    });
     this.foot = h("footer", { class: "foot" });
     this.element = h("div", { class: "answer" }, this.body, this.state, this.bar, this.foot);
     this.onflush = onflush;
@@ -88,9 +94,15 @@ export class Answer {
     for (const view of this.items.values()) view.close();
     if (isLive) keepTiming(turn.id, this.timing(response));
     const timing = timings()[turn.id];
-    if (timing?.thought) this.element.querySelector(".thought")?.dispatchEvent(new CustomEvent("timed", { detail: timing.thought }));
+    if (timing?.thought)
+      this.element
+        .querySelector(".thought")
+        ?.dispatchEvent(new CustomEvent("timed", { detail: timing.thought }));
     const thought = response?.usage?.output_tokens_details?.reasoning_tokens;
-    if (thought) this.element.querySelector(".thought")?.dispatchEvent(new CustomEvent("counted", { detail: thought }));
+    if (thought)
+      this.element
+        .querySelector(".thought")
+        ?.dispatchEvent(new CustomEvent("counted", { detail: thought }));
     this.say(outcome(response), response?.status === "failed" ? "failed" : "");
     this.state.hidden = !this.state.textContent;
     this.foot.replaceChildren(this.measures(response, timing), this.buttons(turn));
@@ -102,19 +114,36 @@ export class Answer {
     const tokens = response?.usage?.output_tokens ?? 0;
     const first = this.first ?? now;
     const thought = [...this.items.values()].reduce((sum, view) => sum + (view.seconds ?? 0), 0);
-    return { first: (first - this.began) / 1000, rate: tokens > 1 ? ((tokens - 1) * 1000) / (now - first) : 0, thought };
+    return {
+      first: (first - this.began) / 1000,
+      rate: tokens > 1 ? ((tokens - 1) * 1000) / (now - first) : 0,
+      thought,
+    };
   }
 
   measures(response, timing) {
     const { usage } = response ?? {};
     const shown = [];
-    if (usage) shown.push([count(usage.output_tokens, "token"), "Tokens of the answer, thinking included"]);
-    if (usage && timing?.rate) shown.push([`${timing.rate.toFixed(timing.rate < 10 ? 1 : 0)} tok/s`, "Tokens a second, from the first to the last"]);
+    if (usage)
+      shown.push([count(usage.output_tokens, "token"), "Tokens of the answer, thinking included"]);
+    if (usage && timing?.rate)
+      shown.push([
+        `${timing.rate.toFixed(timing.rate < 10 ? 1 : 0)} tok/s`,
+        "Tokens a second, from the first to the last",
+      ]);
     if (timing) shown.push([`first ${seconds(timing.first)}`, "Time to the first token"]);
     if (usage) shown.push([`read ${number(usage.input_tokens)}`, "Tokens of the prompt"]);
-    if (usage?.input_tokens_details?.cached_tokens) shown.push([`${number(usage.input_tokens_details.cached_tokens)} cached`, "Tokens of the prompt that were not computed anew"]);
+    if (usage?.input_tokens_details?.cached_tokens)
+      shown.push([
+        `${number(usage.input_tokens_details.cached_tokens)} cached`,
+        "Tokens of the prompt that were not computed anew",
+      ]);
     if (response) shown.push([REASONS[response.status] ?? response.status, "How it ended"]);
-    return h("p", { class: "measures" }, shown.map(([text, title]) => h("span", { title }, text)));
+    return h(
+      "p",
+      { class: "measures" },
+      shown.map(([text, title]) => h("span", { title }, text)),
+    );
   }
 
   buttons(turn) {
@@ -124,16 +153,23 @@ export class Answer {
       retry ? iconButton("retry", "Try again", retry) : null,
       turn.canContinue && branch ? iconButton("branch", "Branch from here", branch) : null,
     ];
-    if (turn.status === "incomplete") all.push(h("button", { type: "button", class: "proceed", onclick: proceed }, "Continue"));
+    if (turn.status === "incomplete")
+      all.push(h("button", { type: "button", class: "proceed", onclick: proceed }, "Continue"));
     return h("div", { class: "buttons" }, all);
   }
 }
 
-const REASONS = { completed: "finished", incomplete: "cut at the limit", cancelled: "stopped", failed: "failed" };
+const REASONS = {
+  completed: "finished",
+  incomplete: "cut at the limit",
+  cancelled: "stopped",
+  failed: "failed",
+};
 
 function outcome(response) {
   if (!response) return "";
-  if (response.status === "failed") return `Failed: ${response.error?.message ?? "the server does not say why."}`;
+  if (response.status === "failed")
+    return `Failed: ${response.error?.message ?? "the server does not say why."}`;
   if (response.status === "cancelled") return "Stopped";
   return "";
 }
@@ -181,13 +217,29 @@ function thoughtView(item, onflush, isWhole) {
   const label = h("span", {}, isWhole ? "Thought" : "Thinking");
   const detail = h("span", { class: "faint" });
   const text = h("div", { class: "thought-text" }, isWhole ? thoughtOf(item) : "");
-  const element = h("details", { class: "thought" }, h("summary", {}, icon("spark"), label, detail), text);
+  const element = h(
+    "details",
+    { class: "thought" },
+    h("summary", {}, icon("spark"), label, detail),
+    text,
+  );
   const known = {};
   const tell = () => {
-    detail.textContent = [known.time && seconds(known.time), known.tokens && count(known.tokens, "token")].filter(Boolean).join(" · ");
+    detail.textContent = [
+      known.time && seconds(known.time),
+      known.tokens && count(known.tokens, "token"),
+    ]
+      .filter(Boolean)
+      .join(" · ");
   };
-  element.addEventListener("timed", (event) => { known.time = event.detail; tell(); });
-  element.addEventListener("counted", (event) => { known.tokens = event.detail; tell(); });
+  element.addEventListener("timed", (event) => {
+    known.time = event.detail;
+    tell();
+  });
+  element.addEventListener("counted", (event) => {
+    known.tokens = event.detail;
+    tell();
+  });
   const view = { element, verb: "Thinking", seconds: null };
   if (isWhole) return view;
   element.classList.add("live");
@@ -218,21 +270,30 @@ function thoughtView(item, onflush, isWhole) {
 
 function callView(item, field, isWhole) {
   const code = h("code", {}, isWhole ? pretty(item[field]) : "");
-  const element = h("details", { class: "call", open: true },
-    h("summary", {}, icon("tool"), h("span", {}, "Calls ", h("b", {}, item.name))), h("pre", { tabindex: "0" }, code));
+  const element = h(
+    "details",
+    { class: "call", open: true },
+    h("summary", {}, icon("tool"), h("span", {}, "Calls ", h("b", {}, item.name))),
+    h("pre", { tabindex: "0" }, code),
+  );
   return {
     element,
     verb: `Calling ${item.name}`,
     write: (text) => code.append(text),
-    close: (done) => { if (done) code.textContent = pretty(done[field]); },
+    close: (done) => {
+      if (done) code.textContent = pretty(done[field]);
+    },
   };
 }
 
 /** The result of a call, which is part of the next question. */
-export function resultView(item) {
-  const name = item.name ?? "a tool";
-  return h("details", { class: "call result" }, h("summary", {}, icon("check"), h("span", {}, `Result of ${name}`)),
-    h("pre", { tabindex: "0" }, h("code", {}, pretty(textOf(item)))));
+export function resultView(item, name) {
+  return h(
+    "details",
+    { class: "call result" },
+    h("summary", {}, icon("check"), h("span", {}, `Result of ${name}`)),
+    h("pre", { tabindex: "0" }, h("code", {}, pretty(textOf(item)))),
+  );
 }
 
 function pretty(text) {
@@ -248,7 +309,12 @@ function pretty(text) {
 
 const number = (value) => value.toLocaleString("en");
 const count = (value, noun) => `${number(value)} ${noun}${value === 1 ? "" : "s"}`;
-const seconds = (value) => (value < 10 ? `${value.toFixed(1)} s` : value < 90 ? `${Math.round(value)} s` : `${Math.round(value / 60)} min`);
+const seconds = (value) =>
+  value < 10
+    ? `${value.toFixed(1)} s`
+    : value < 90
+      ? `${Math.round(value)} s`
+      : `${Math.round(value / 60)} min`;
 
 // Only this page knows how long its answers took: they are kept for when it is opened again.
 

@@ -39,7 +39,8 @@ export class Chat {
   async open(name) {
     const opening = ++this.opening;
     const known = [this.conversation, ...this.live].find((each) => each.turns.has(name));
-    const conversation = known ?? new Conversation(await json(`/conversations/${encodeURIComponent(name)}`));
+    const conversation =
+      known ?? new Conversation(await json(`/conversations/${encodeURIComponent(name)}`));
     if (opening !== this.opening) return;
     this.conversation = conversation;
     this.leaf = conversation.turns.get(name) ?? conversation.newest(conversation.last);
@@ -51,13 +52,21 @@ export class Chat {
     return this.leaf?.run ?? null;
   }
 
+  /** The conversation that is open, by the server's name for it. */
+  get id() {
+    return this.leaf?.tree ?? this.conversation.id;
+  }
+
   show() {
     const path = this.conversation.path(this.leaf);
     this.thread.replaceChildren(...path.map((turn) => this.viewOf(turn)));
     for (const turn of path) this.showSiblings(turn);
     const isNew = !path.length && !this.conversation.id;
     document.body.classList.toggle("is-new", isNew);
-    $("title").textContent = this.conversation.title || path[0]?.question.slice(0, 80) || (isNew ? "New chat" : "Untitled");
+    $("title").textContent =
+      this.conversation.title ||
+      path[0]?.question.slice(0, 80) ||
+      (isNew ? "New chat" : "Untitled");
     document.title = isNew ? "Chat" : $("title").textContent;
     this.onchange();
   }
@@ -76,14 +85,25 @@ export class Chat {
     }
     const { parent, said, again, body } = conversation.following(after);
     const asked = items ?? [{ type: "message", role: "user", content: text }];
-    const turn = new Turn({ id: `new-${Date.now()}`, parent, input: [...said, ...asked], response: { status: "queued" } });
+    const turn = new Turn({
+      id: `new-${Date.now()}`,
+      parent,
+      input: [...said, ...asked],
+      response: { status: "queued" },
+    });
     conversation.add(turn);
     this.leaf = turn;
     turn.run = { controller: new AbortController() };
     this.live.add(conversation);
     this.show();
     this.toEnd(true);
-    await this.answer(turn, conversation, { ...fields, ...body, input: turn.input, stream: true, return_progress: true });
+    await this.answer(turn, conversation, {
+      ...fields,
+      ...body,
+      input: turn.input,
+      stream: true,
+      return_progress: true,
+    });
     delete turn.run;
     if (isKept(turn)) await this.forget(again, conversation);
     if (![...conversation.turns.values()].some((each) => each.run)) this.live.delete(conversation);
@@ -110,11 +130,18 @@ export class Chat {
       for await (const news of events(reply)) {
         for (const event of news) this.hear(event, turn, conversation);
       }
-      if (["queued", "in_progress"].includes(turn.status)) throw new Failure("The connection was lost.");
+      if (["queued", "in_progress"].includes(turn.status))
+        throw new Failure("The connection was lost.");
     } catch (fault) {
       const isStopped = fault.name === "AbortError";
-      const error = { message: fault instanceof Failure ? fault.message : "The connection was lost." };
-      turn.response = { ...turn.response, status: isStopped ? "cancelled" : "failed", error: isStopped ? null : error };
+      const error = {
+        message: fault instanceof Failure ? fault.message : "The connection was lost.",
+      };
+      turn.response = {
+        ...turn.response,
+        status: isStopped ? "cancelled" : "failed",
+        error: isStopped ? null : error,
+      };
       if (!(fault instanceof Failure) && !isStopped) console.warn(fault);
     }
     answer.finish(turn, true);
@@ -128,7 +155,6 @@ export class Chat {
     turn.output = event.response.output;
     if (event.type !== "response.created") return;
     conversation.rename(turn, event.response.id);
-    conversation.id ??= turn.id;
     if (this.leaf === turn) this.remember();
     this.onchange();
   }
@@ -151,7 +177,9 @@ export class Chat {
       return;
     }
     setTimeout(() => controller.abort(), PATIENCE_MS);
-    await request(`/v1/responses/${leaf.id}/cancel`, { method: "POST" }).catch(() => controller.abort());
+    await request(`/v1/responses/${leaf.id}/cancel`, { method: "POST" }).catch(() =>
+      controller.abort(),
+    );
   }
 
   retry(turn) {
@@ -194,7 +222,14 @@ export class Chat {
       },
     });
     const siblings = h("span", { class: "siblings" });
-    const asked = h("div", { class: "asked" }, turn.input.map((item) => askedView(item)), this.askedButtons(turn, siblings));
+    const asked = h(
+      "div",
+      { class: "asked" },
+      heading("You"),
+      turn.input.map((item) => askedView(item, this.conversation)),
+      this.askedButtons(turn, siblings),
+    );
+    answer.element.prepend(heading("Answer"));
     const element = h("article", { class: "turn" }, asked, answer.element);
     const view = { element, answer, siblings, asked };
     if (!turn.run && turn.status !== "queued") {
@@ -210,7 +245,9 @@ export class Chat {
 
   askedButtons(turn, siblings) {
     if (!turn.input.length) return null;
-    const edit = turn.question ? iconButton("pen", "Edit the message", () => this.startEditing(turn)) : null;
+    const edit = turn.question
+      ? iconButton("pen", "Edit the message", () => this.startEditing(turn))
+      : null;
     const copy = turn.question ? copyButton("Copy the message", () => turn.question) : null;
     return h("div", { class: "buttons" }, siblings, edit, copy);
   }
@@ -218,12 +255,17 @@ export class Chat {
   showSiblings(turn) {
     const all = this.conversation.siblings(turn);
     const place = all.indexOf(turn);
-    const step = (name, label, to) => iconButton(name, label, () => this.choose(all[to]), { disabled: !all[to] });
-    turn.view.siblings.replaceChildren(...(all.length < 2 ? [] : [
-      step("left", "The branch before", place - 1),
-      h("span", {}, `${place + 1} / ${all.length}`),
-      step("right", "The next branch", place + 1),
-    ]));
+    const step = (name, label, to) =>
+      iconButton(name, label, () => this.choose(all[to]), { disabled: !all[to] });
+    turn.view.siblings.replaceChildren(
+      ...(all.length < 2
+        ? []
+        : [
+            step("left", "The branch before", place - 1),
+            h("span", {}, `${place + 1} / ${all.length}`),
+            step("right", "The next branch", place + 1),
+          ]),
+    );
   }
 
   startEditing(turn) {
@@ -245,8 +287,19 @@ export class Chat {
         send();
       }
     });
-    asked.replaceChildren(h("div", { class: "editing" }, field, h("div", { class: "buttons" },
-      h("button", { type: "button", onclick: end }, "Cancel"), h("button", { type: "button", class: "primary", onclick: send }, "Send"))));
+    asked.replaceChildren(
+      h(
+        "div",
+        { class: "editing" },
+        field,
+        h(
+          "div",
+          { class: "buttons" },
+          h("button", { type: "button", onclick: end }, "Cancel"),
+          h("button", { type: "button", class: "primary", onclick: send }, "Send"),
+        ),
+      ),
+    );
     field.focus();
   }
 
@@ -255,8 +308,15 @@ export class Chat {
     turn.view.element.querySelector(".results")?.remove();
     const calls = turn.openCalls;
     if (!calls.length || !turn.canContinue || turn.children.length) return;
-    const fields = calls.map((call) => h("label", {}, `Result of ${call.name}`, h("textarea", { rows: "2" })));
-    const form = h("form", { class: "results" }, fields, h("div", { class: "buttons" }, h("button", { class: "primary" }, "Give the results")));
+    const fields = calls.map((call) =>
+      h("label", {}, `Result of ${call.name}`, h("textarea", { rows: "2" })),
+    );
+    const form = h(
+      "form",
+      { class: "results" },
+      fields,
+      h("div", { class: "buttons" }, h("button", { class: "primary" }, "Give the results")),
+    );
     form.addEventListener("submit", (event) => {
       event.preventDefault();
       const items = calls.map((call, place) => ({
@@ -278,7 +338,10 @@ export class Chat {
 
   toEnd(now) {
     this.follows = true;
-    this.scroller.scrollTo({ top: this.scroller.scrollHeight, behavior: now ? "instant" : "smooth" });
+    this.scroller.scrollTo({
+      top: this.scroller.scrollHeight,
+      behavior: now ? "instant" : "smooth",
+    });
   }
 
   look() {
@@ -286,6 +349,11 @@ export class Chat {
     this.follows = scrollHeight - scrollTop - clientHeight < NEAR;
     $("to-bottom").hidden = this.follows;
   }
+}
+
+/** Where a screen reader can jump to. */
+function heading(text) {
+  return h("h2", { class: "sr-only" }, text);
 }
 
 /** Whether the server has a response for a turn. */
@@ -298,13 +366,13 @@ export function isSending(event) {
   return event.key === "Enter" && !event.shiftKey && !event.isComposing;
 }
 
-function askedView(item) {
+function askedView(item, conversation) {
   switch (item.type ?? "message") {
     case "message":
       return messageView(item);
     case "function_call_output":
     case "custom_tool_call_output":
-      return resultView(item);
+      return resultView(item, conversation.nameOf(item.call_id) ?? "a tool");
     case "compaction":
       return h("p", { class: "state" }, "What came before was compacted.");
     default:
@@ -320,5 +388,10 @@ function messageView(item) {
     render(prose, text);
     return prose;
   }
-  return h("details", { class: "thought" }, h("summary", {}, icon("sliders"), h("span", {}, "Instructions")), h("div", { class: "thought-text" }, text));
+  return h(
+    "details",
+    { class: "thought" },
+    h("summary", {}, icon("sliders"), h("span", {}, "Instructions")),
+    h("div", { class: "thought-text" }, text),
+  );
 }

@@ -4,8 +4,18 @@
 const CAN_CONTINUE = new Set(["completed", "incomplete"]);
 
 export class Turn {
-  constructor({ id, parent = null, input = [], output = [], response = null, inConversation = false, source = "" }) {
+  constructor({
+    id,
+    parent = null,
+    input = [],
+    output = [],
+    response = null,
+    inConversation = false,
+    source = "",
+  }) {
     Object.assign(this, { id, parent, input, output, response, inConversation, source });
+    /** The conversation that the server has it in. */
+    this.tree = parent?.tree ?? null;
     this.children = [];
     this.view = null;
   }
@@ -25,12 +35,17 @@ export class Turn {
   }
 
   get answer() {
-    return this.output.filter((item) => item.type === "message").map(textOf).join("\n\n");
+    return this.output
+      .filter((item) => item.type === "message")
+      .map(textOf)
+      .join("\n\n");
   }
 
   /** Calls that have no result yet. */
   get openCalls() {
-    return this.output.filter((item) => item.type === "function_call" || item.type === "custom_tool_call");
+    return this.output.filter(
+      (item) => item.type === "function_call" || item.type === "custom_tool_call",
+    );
   }
 
   /** The input once more, as a client sends it; with other words of the user's, if there are any. */
@@ -63,6 +78,7 @@ export class Conversation {
         inConversation: fields.in_conversation,
         source: fields.source,
       });
+      turn.tree = tree.id;
       byNumber.set(fields.turn, turn);
       this.add(turn);
     }
@@ -83,7 +99,14 @@ export class Conversation {
   rename(turn, id) {
     this.turns.delete(turn.id);
     turn.id = id;
+    turn.tree ??= this.isObject ? this.id : id;
     this.turns.set(id, turn);
+  }
+
+  /** What a result is the result of. */
+  nameOf(callId) {
+    const calls = [...this.turns.values()].flatMap((turn) => [...turn.input, ...turn.output]);
+    return calls.find((item) => item.call_id === callId && item.name)?.name;
   }
 
   /** The turns from the first to this one. */
@@ -128,7 +151,11 @@ export class Conversation {
   /** Whether what follows this turn belongs to a conversation object. */
   isTip(turn) {
     const next = turn ? turn.children : this.roots;
-    return this.isObject && (turn === null || turn.inConversation) && !next.some((other) => other.inConversation);
+    return (
+      this.isObject &&
+      (turn === null || turn.inConversation) &&
+      !next.some((other) => other.inConversation)
+    );
   }
 }
 
@@ -146,6 +173,6 @@ export function textOf(item) {
 }
 
 export function thoughtOf(item) {
-  const parts = item.content?.length ? item.content : item.summary ?? [];
+  const parts = item.content?.length ? item.content : (item.summary ?? []);
   return parts.map((part) => part.text ?? "").join("\n\n");
 }

@@ -8,8 +8,10 @@ const PATHS = {
   close: "M6 6l12 12M18 6L6 18",
   panel: "M4 5h16v14H4zM10 5v14",
   theme: "M12 4a8 8 0 1 0 8 8 6.500 6.500 0 0 1-8-8z",
-  sliders: "M4 8h8M18 8h2M4 16h2M12 16h8M15 5.500a2.500 2.500 0 1 1 0 5 2.500 2.500 0 0 1 0-5zM9 13.500a2.500 2.500 0 1 1 0 5 2.500 2.500 0 0 1 0-5z",
-  spark: "M12 3c.7 5 2.800 7.300 9 9-6.200 1.700-8.300 4-9 9-.7-5-2.800-7.300-9-9 6.200-1.700 8.300-4 9-9z",
+  sliders:
+    "M4 8h8M18 8h2M4 16h2M12 16h8M15 5.500a2.500 2.500 0 1 1 0 5 2.500 2.500 0 0 1 0-5zM9 13.500a2.500 2.500 0 1 1 0 5 2.500 2.500 0 0 1 0-5z",
+  spark:
+    "M12 3c.7 5 2.800 7.300 9 9-6.200 1.700-8.300 4-9 9-.7-5-2.800-7.300-9-9 6.200-1.700 8.300-4 9-9z",
   up: "M12 19V5M5.500 11.500L12 5l6.500 6.500",
   down: "M12 5v14M5.500 12.500L12 19l6.500-6.500",
   stop: "M7 7h10v10H7z",
@@ -52,21 +54,30 @@ export function icon(name) {
 
 /** A button that is a drawing. */
 export function iconButton(name, label, onclick, props = {}) {
-  return h("button", { type: "button", class: "icon small", "aria-label": label, title: label, onclick, ...props }, icon(name));
+  return h(
+    "button",
+    { type: "button", class: "icon small", "aria-label": label, title: label, onclick, ...props },
+    icon(name),
+  );
 }
 
 /** A button that copies what `text` gives, and says for a moment that it did. */
 export function copyButton(label, text, props = {}) {
-  const button = iconButton("copy", label, async () => {
-    await copy(text());
-    button.replaceChildren(icon("check"));
-    button.classList.add("done");
-    announce("Copied");
-    setTimeout(() => {
-      button.replaceChildren(icon("copy"));
-      button.classList.remove("done");
-    }, 1500);
-  }, props);
+  const button = iconButton(
+    "copy",
+    label,
+    async () => {
+      await copy(text());
+      button.replaceChildren(icon("check"));
+      button.classList.add("done");
+      announce("Copied");
+      setTimeout(() => {
+        button.replaceChildren(icon("copy"));
+        button.classList.remove("done");
+      }, 1500);
+    },
+    props,
+  );
   return button;
 }
 

@@ -6,15 +6,20 @@ import { setUpSettings, setUpTheme } from "./settings.js";
 import { Sidebar } from "./sidebar.js";
 import { json } from "./wire.js";
 
-const SUGGESTIONS = ["Tell me a story about a fox.", "What is 3 + 4?", "Explain what a prefix cache is."];
+const SUGGESTIONS = [
+  "Tell me a story about a fox.",
+  "What is 3 + 4?",
+  "Explain what a prefix cache is.",
+];
 const POLL_MS = 1000;
 const isPhone = matchMedia("(max-width: 760px)");
 const hasMouse = matchMedia("(pointer: fine)");
 
-for (const place of document.querySelectorAll("[data-icon]")) place.replaceWith(icon(place.dataset.icon));
+for (const place of document.querySelectorAll("[data-icon]"))
+  place.replaceWith(icon(place.dataset.icon));
 
 const prompt = $("prompt");
-const sidebar = new Sidebar({ onfault: complain, ondelete: (id) => chat.conversation.id === id && startNew() });
+const sidebar = new Sidebar({ onfault: complain, ondelete: (id) => chat.id === id && startNew() });
 const chat = new Chat({ onfault: complain, onchange: refresh });
 
 // The composer
@@ -25,7 +30,7 @@ function refresh({ isOver = false } = {}) {
   $("stop").hidden = !isRunning;
   $("send").disabled = !prompt.value.trim();
   $("thread").setAttribute("aria-busy", String(isRunning));
-  sidebar.mark(chat.conversation.id);
+  sidebar.mark(chat.id);
   if (isOver) sidebar.load();
 }
 
@@ -135,7 +140,9 @@ async function introduce() {
   try {
     const [model] = (await json("/v1/models")).data;
     const { capabilities, context_window: room } = model;
-    $("model").textContent = capabilities ? `${model.id} · ${room.toLocaleString("en")} tokens of context` : `${model.id} is being loaded…`;
+    $("model").textContent = capabilities
+      ? `${model.id} · ${room.toLocaleString("en")} tokens of context`
+      : `${model.id} is being loaded…`;
     if (!capabilities) setTimeout(introduce, POLL_MS);
   } catch (fault) {
     complain(fault);
@@ -143,7 +150,9 @@ async function introduce() {
   }
 }
 
-$("suggestions").append(...SUGGESTIONS.map((text) => h("button", { type: "button", onclick: () => send(text) }, text)));
+$("suggestions").append(
+  ...SUGGESTIONS.map((text) => h("button", { type: "button", onclick: () => send(text) }, text)),
+);
 setUpSettings();
 setUpTheme();
 grow();

@@ -18,7 +18,12 @@ export class Markdown {
     this.waiting = "";
     this.timer = 0;
     const plain = smd.default_renderer(root);
-    this.parser = smd.parser({ ...plain, add_token: addToken, end_token: endToken, set_attr: setAttribute });
+    this.parser = smd.parser({
+      ...plain,
+      add_token: addToken,
+      end_token: endToken,
+      set_attr: setAttribute,
+    });
     this.flush = this.flush.bind(this);
     this.onflush = () => {};
   }
@@ -71,8 +76,13 @@ export function render(root, text) {
 function addToken(data, type) {
   const parent = data.nodes[data.index];
   if (type === smd.IMAGE) push(data, parent.appendChild(h("a", { class: "image" })));
-  else if (type in MATH) push(data, parent.appendChild(h("span", { class: "math", data: { sign: MATH[type] } }, MATH[type])));
-  else if (type === smd.TABLE) push(data, parent.appendChild(h("div", { class: "table" })).appendChild(h("table")));
+  else if (type in MATH)
+    push(
+      data,
+      parent.appendChild(h("span", { class: "math", data: { sign: MATH[type] } }, MATH[type])),
+    );
+  else if (type === smd.TABLE)
+    push(data, parent.appendChild(h("div", { class: "table" })).appendChild(h("table")));
   else if (CODE.has(type)) push(data, codeBlock(parent));
   else plainAddToken(data, type);
 }
@@ -85,7 +95,12 @@ function push(data, element) {
 
 function codeBlock(parent) {
   const code = h("code");
-  const head = h("figcaption", {}, h("span"), copyButton("Copy the code", () => code.textContent));
+  const head = h(
+    "figcaption",
+    {},
+    h("span"),
+    copyButton("Copy the code", () => code.textContent),
+  );
   parent.append(h("figure", { class: "code" }, head, h("pre", { tabindex: "0" }, code)));
   return code;
 }
@@ -99,7 +114,8 @@ function endToken(data) {
 function setAttribute(data, type, value) {
   const element = data.nodes[data.index];
   if (type === smd.HREF || type === smd.SRC) link(element, value);
-  else if (type === smd.LANG) element.closest("figure").querySelector("figcaption span").textContent = value;
+  else if (type === smd.LANG)
+    element.closest("figure").querySelector("figcaption span").textContent = value;
   else if (type === smd.START && /^\d{1,9}$/.test(value)) element.setAttribute("start", value);
   else if (element.type === "checkbox") element.checked = true;
 }

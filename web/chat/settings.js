@@ -53,7 +53,8 @@ export function setUpSettings() {
   form.addEventListener("input", () => {
     const isSound = check();
     for (const field of form.elements) {
-      if (field.name && field.validity.valid && (field.name !== "tools" || isSound)) current[field.name] = field.value.trim();
+      if (field.name && field.validity.valid && (field.name !== "tools" || isSound))
+        current[field.name] = field.value.trim();
     }
     save(current);
   });
@@ -85,7 +86,8 @@ function faultOf(text) {
 
 export function setUpTheme() {
   $("theme").addEventListener("click", () => {
-    const isDark = getComputedStyle(document.documentElement).getPropertyValue("--is-dark").trim() === "1";
+    const isDark =
+      getComputedStyle(document.documentElement).getPropertyValue("--is-dark").trim() === "1";
     const chosen = isDark ? "light" : "dark";
     document.documentElement.dataset.theme = chosen;
     try {

@@ -23,7 +23,7 @@ export class Sidebar {
     this.list.addEventListener("keydown", (event) => this.step(event));
     $("search").addEventListener("keydown", (event) => {
       if (event.key === "ArrowDown") this.list.querySelector("a")?.focus();
-      if (event.key === "Escape") event.target.value = "", this.search("");
+      if (event.key === "Escape") ((event.target.value = ""), this.search(""));
     });
   }
 
@@ -81,9 +81,28 @@ export class Sidebar {
       }
       groups.at(-1).append(this.row(entry));
     }
-    if (!groups.length) groups.push(h("p", { class: "nothing" }, this.query ? "Nothing found." : "No conversations yet. Those of other clients appear here too."));
-    if (found.has_more) groups.push(h("button", { type: "button", class: "more", onclick: () => this.more() }, "Show more"));
-    if (!found.is_complete) groups.push(h("p", { class: "nothing" }, "There is more than one search reads: older ones were not looked at."));
+    if (!groups.length)
+      groups.push(
+        h(
+          "p",
+          { class: "nothing" },
+          this.query
+            ? "Nothing found."
+            : "No conversations yet. Those of other clients appear here too.",
+        ),
+      );
+    if (found.has_more)
+      groups.push(
+        h("button", { type: "button", class: "more", onclick: () => this.more() }, "Show more"),
+      );
+    if (!found.is_complete)
+      groups.push(
+        h(
+          "p",
+          { class: "nothing" },
+          "There is more than one search reads: older ones were not looked at.",
+        ),
+      );
     this.list.replaceChildren(...groups);
     this.mark(this.active);
   }
@@ -91,15 +110,46 @@ export class Sidebar {
   row(entry) {
     const notes = [];
     if (entry.source !== "page") notes.push(h("span", { class: "source" }, entry.source));
-    if (entry.is_archived) notes.push(h("span", { class: "source", title: "In the archive" }, icon("archive"), h("span", { class: "sr-only" }, "archived")));
+    if (entry.is_archived)
+      notes.push(
+        h(
+          "span",
+          { class: "source", title: "In the archive" },
+          icon("archive"),
+          h("span", { class: "sr-only" }, "archived"),
+        ),
+      );
     const title = entry.title || "Untitled";
-    return h("li", { class: "row", data: { id: entry.id } },
-      h("a", { href: `#${entry.last_response_id ?? entry.id}`, title }, h("span", { class: "name" }, title), notes.length ? h("span", { class: "notes" }, notes) : null),
-      iconButton("more", `More for ${title}`, (event) => this.menu(entry, event.currentTarget), { "aria-haspopup": "menu" }));
+    return h(
+      "li",
+      { class: "row", data: { id: entry.id } },
+      h(
+        "a",
+        { href: `#${entry.last_response_id ?? entry.id}`, title },
+        h("span", { class: "name" }, title),
+        notes.length ? h("span", { class: "notes" }, notes) : null,
+      ),
+      iconButton("more", `More for ${title}`, (event) => this.menu(entry, event.currentTarget), {
+        "aria-haspopup": "menu",
+      }),
+    );
   }
 
   menu(entry, button) {
-    const choice = (text, onclick, kind = "") => h("button", { type: "button", role: "menuitem", class: kind, onclick: () => { $("menu").hidePopover(); onclick(); } }, text);
+    const choice = (text, onclick, kind = "") =>
+      h(
+        "button",
+        {
+          type: "button",
+          role: "menuitem",
+          class: kind,
+          onclick: () => {
+            $("menu").hidePopover();
+            onclick();
+          },
+        },
+        text,
+      );
     const menu = $("menu");
     menu.replaceChildren(
       choice("Export as Markdown", () => this.export(entry, "md")),
@@ -110,7 +160,10 @@ export class Sidebar {
     menu.showPopover();
     const place = button.getBoundingClientRect();
     const left = Math.min(place.left, innerWidth - menu.offsetWidth - 8);
-    const top = place.bottom + menu.offsetHeight + 8 > innerHeight ? place.top - menu.offsetHeight : place.bottom + 4;
+    const top =
+      place.bottom + menu.offsetHeight + 8 > innerHeight
+        ? place.top - menu.offsetHeight
+        : place.bottom + 4;
     menu.style.left = `${left}px`;
     menu.style.top = `${top}px`;
     menu.onkeydown = (event) => stepThrough(event, [...menu.children]);
@@ -130,7 +183,8 @@ export class Sidebar {
 
   async delete(entry) {
     const dialog = $("confirm");
-    $("confirm-text").textContent = `“${entry.title || "Untitled"}” will be gone for good, on the disk too.`;
+    $("confirm-text").textContent =
+      `“${entry.title || "Untitled"}” will be gone for good, on the disk too.`;
     dialog.returnValue = "no";
     dialog.showModal();
     await new Promise((resolve) => dialog.addEventListener("close", resolve, { once: true }));
@@ -168,5 +222,10 @@ function dayOf(moment) {
 }
 
 function fileName(title) {
-  return title.replace(/[^\p{L}\p{N}]+/gu, "-").replace(/^-+|-+$/g, "").slice(0, 60) || "conversation";
+  return (
+    title
+      .replace(/[^\p{L}\p{N}]+/gu, "-")
+      .replace(/^-+|-+$/g, "")
+      .slice(0, 60) || "conversation"
+  );
 }

@@ -20,7 +20,12 @@ export async function request(path, { method = "GET", body, signal } = {}) {
     const headers = {};
     if (key) headers.authorization = `Bearer ${key}`;
     if (body) headers["content-type"] = "application/json";
-    const answer = await reach(path, { method, headers, signal, body: body && JSON.stringify(body) });
+    const answer = await reach(path, {
+      method,
+      headers,
+      signal,
+      body: body && JSON.stringify(body),
+    });
     if (answer.status === 401) {
       if (sessionStorage.getItem("key") === key) await askForKey();
       continue;
@@ -58,12 +63,16 @@ function askForKey() {
     const field = dialog.querySelector("input");
     field.value = "";
     dialog.showModal();
-    dialog.addEventListener("close", () => {
-      asking = null;
-      sessionStorage.setItem("key", field.value.trim());
-      if (field.value.trim()) resolve();
-      else reject(new Failure("The server asks for a key.", 401));
-    }, { once: true });
+    dialog.addEventListener(
+      "close",
+      () => {
+        asking = null;
+        sessionStorage.setItem("key", field.value.trim());
+        if (field.value.trim()) resolve();
+        else reject(new Failure("The server asks for a key.", 401));
+      },
+      { once: true },
+    );
   });
   return asking;
 }
