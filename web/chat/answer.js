@@ -1,7 +1,7 @@
 // An answer on the page: thoughts, text and calls as they come, and a line that says how it went.
 
 import { announce, copyButton, h, icon, iconButton } from "./dom.js";
-import { EVERY_MS, Markdown, render } from "./markdown.js";
+import { Markdown, render } from "./markdown.js";
 import { textOf, thoughtOf } from "./conversation.js";
 
 const TIMINGS = "timings";
@@ -81,6 +81,8 @@ export class Answer {
     const view = viewOf(item, this.onflush);
     if (!view) return;
     this.say(view.verb, "live");
+    // The thought itself says so, where one can see it.
+    this.element.classList.toggle("is-thinking", view.verb === "Thinking");
     this.items.set(item.id, view);
     this.body.append(view.element);
   }
@@ -91,6 +93,7 @@ export class Answer {
   finish(turn, isLive) {
     const { response } = turn;
     this.bar.hidden = true;
+    this.element.classList.remove("is-thinking");
     for (const view of this.items.values()) view.close();
     if (isLive) keepTiming(turn.id, this.timing(response));
     const timing = timings()[turn.id];
@@ -254,7 +257,7 @@ function thoughtView(item, onflush, isWhole) {
   };
   view.write = (more) => {
     waiting += more;
-    timer ||= setTimeout(flush, EVERY_MS);
+    timer ||= setTimeout(flush);
   };
   view.close = () => {
     if (view.seconds !== null) return;

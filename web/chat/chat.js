@@ -91,6 +91,7 @@ export class Chat {
       input: [...said, ...asked],
       response: { status: "queued" },
     });
+    for (const each of again) each.isSuperseded = !each.children.length;
     conversation.add(turn);
     this.leaf = turn;
     turn.run = { controller: new AbortController() };
@@ -106,6 +107,7 @@ export class Chat {
     });
     delete turn.run;
     if (isKept(turn)) await this.forget(again, conversation);
+    else for (const each of again) each.isSuperseded = false;
     if (![...conversation.turns.values()].some((each) => each.run)) this.live.delete(conversation);
     if (this.conversation === conversation) {
       this.show();
@@ -116,7 +118,7 @@ export class Chat {
 
   /** Let go of turns that another has in its question now: they would be there twice. */
   async forget(turns, conversation) {
-    for (const turn of turns.filter((each) => isKept(each) && !each.children.length)) {
+    for (const turn of turns.filter((each) => isKept(each) && each.isSuperseded)) {
       await request(`/v1/responses/${turn.id}`, { method: "DELETE" }).catch(() => {});
       conversation.remove(turn);
     }
@@ -249,7 +251,7 @@ export class Chat {
       ? iconButton("pen", "Edit the message", () => this.startEditing(turn))
       : null;
     const copy = turn.question ? copyButton("Copy the message", () => turn.question) : null;
-    return h("div", { class: "buttons" }, siblings, edit, copy);
+    return h("div", { class: "buttons" }, edit, copy, siblings);
   }
 
   showSiblings(turn) {

@@ -17,6 +17,7 @@ export class Turn {
     /** The conversation that the server has it in. */
     this.tree = parent?.tree ?? null;
     this.children = [];
+    this.isSuperseded = false;
     this.view = null;
   }
 
@@ -85,12 +86,12 @@ export class Conversation {
   }
 
   add(turn) {
-    (turn.parent ? turn.parent.children : this.roots).push(turn);
+    this.group(turn).push(turn);
     this.turns.set(turn.id, turn);
   }
 
   remove(turn) {
-    const all = this.siblings(turn);
+    const all = this.group(turn);
     all.splice(all.indexOf(turn), 1);
     this.turns.delete(turn.id);
   }
@@ -116,7 +117,12 @@ export class Conversation {
     return turns;
   }
 
+  /** The turns that follow the same turn, but for those that another has in its question. */
   siblings(turn) {
+    return this.group(turn).filter((each) => !each.isSuperseded);
+  }
+
+  group(turn) {
     return turn.parent ? turn.parent.children : this.roots;
   }
 

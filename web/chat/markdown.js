@@ -5,8 +5,6 @@
 import * as smd from "/web/vendor/streaming-markdown-0.2.15.min.js";
 import { copyButton, h } from "./dom.js";
 
-/** Milliseconds between two showings: nobody reads faster. */
-export const EVERY_MS = 40;
 const SAFE = /^(https?:\/\/|mailto:)/i;
 const MATH = { 30: "$$", 31: "$" };
 const CODE = new Set([smd.CODE_BLOCK, smd.CODE_FENCE]);
@@ -28,11 +26,11 @@ export class Markdown {
     this.onflush = () => {};
   }
 
-  /** Take more text; it is shown in a moment, with what comes until then. */
+  /** Take more text; it is shown in a moment, with what else has come. */
   write(text) {
     this.text += text;
     this.waiting += text;
-    this.timer ||= setTimeout(this.flush, EVERY_MS);
+    this.timer ||= setTimeout(this.flush);
   }
 
   flush() {
