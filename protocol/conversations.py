@@ -12,10 +12,10 @@ What goes in belongs to the store from then on; what comes out is a copy.
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, Unpack
 
 from parts import InvalidRequest, NotFound, NotReady
-from protocol.archive import Filed
+from protocol.archive import Archive, Filed
 from protocol.conversation_objects import (
     ConversationObjects,
     ids_in_conversation,
@@ -23,7 +23,7 @@ from protocol.conversation_objects import (
     with_own_ids,
 )
 from protocol.draft import Draft
-from protocol.forest import absence, absent
+from protocol.forest import Options, absence, absent
 from protocol.items import Item, new_id
 from protocol.live import Live
 from protocol.pages import Order, Page, page_of
@@ -37,9 +37,8 @@ CAN_CONTINUE = frozenset({"completed", "incomplete"})
 class Store(ConversationObjects):
     """Responses, those in progress too, beside the conversation objects; kept as a forest is."""
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        """Takes what a `Forest` takes."""
-        super().__init__(*args, **options)
+    def __init__(self, archive: Archive | None = None, **options: Unpack[Options]) -> None:
+        super().__init__(archive, **options)
         self._drafts: dict[str, Draft] = {}
 
     def begin(

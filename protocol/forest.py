@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import TypedDict
 
 from parts import NotFound, Unavailable
 from protocol.archive import Archive, Filed, NotFlushed
@@ -35,6 +36,17 @@ class Listed:
     summary: Summary
     file: str | None
     """Its name in the archive, when it is only there."""
+
+
+class Options(TypedDict, total=False):
+    """What a forest may be told beside its archive."""
+
+    ttl: float
+    max_conversations: int
+    max_bytes: int
+    can_revive: bool
+    clock: Callable[[], float]
+    now: Callable[[], float]
 
 
 class Forest:
