@@ -10,6 +10,8 @@
 #   "mlx-lm>=0.32.2,<0.33",
 #   "websockets>=15,<17",
 #   "llguidance>=1.9.1,<2",
+#   "psutil>=7,<8",
+#   "prometheus-client>=0.22,<1",
 # ]
 # ///
 """The door: an OpenAI-compatible server for one language model on this machine.
@@ -40,6 +42,7 @@ import signal
 import socket
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 from typing import Any, cast
@@ -51,14 +54,25 @@ from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
-from door import browser, conversations, pages, responses, websocket
+from door import (
+    browser,
+    conversations,
+    dashboard,
+    log_lines,
+    metrics,
+    openapi,
+    pages,
+    responses,
+    stacks,
+    websocket,
+)
 from door import log as door_log
 from door.guard import MAX_BODY, Guard
 from door.origins import Origins, OwnPages
 from door.progress import reported
 from door.requests import ChatRequest
 from door.settings import DEMO_MODEL, VERSION, Settings
-from door.stream import ClientGone, EventStream, merged, unless_gone
+from door.stream import ClientGone, EventStream, merged, unless_gone, watched
 from parts import (
     Answer,
     Engine,
@@ -130,10 +144,16 @@ def create_app(settings: Settings, engine: Engine, store: Store | None = None) -
     app.state.began = time.monotonic()
     app.state.port = settings.port
     app.state.on_load_failure = lambda error: None
+    figures = metrics.Metrics(engine, settings.model_name)
+    board = app.state.board = dashboard.Dashboard(engine)
+    app.state.stories = door_log.Stories(figures.count, board.hear)
+    metrics.add_routes(app.router, figures)
+    dashboard.add_routes(app.router, board)
     _answer_errors(app)
     _add_routes(app, settings, engine, store)
+    openapi.describe(app)
     app.add_middleware(OwnPages)
-    app.add_middleware(Guard, api_key=settings.api_key)
+    app.add_middleware(Guard, api_key=settings.api_key, stories=app.state.stories)
     app.add_middleware(
         Origins,
         allow_origins=settings.allowed_origins,
@@ -171,17 +191,15 @@ async def _load(app: FastAPI, settings: Settings, engine: Engine) -> None:
         return
     card = engine.status.model
     assert card is not None
-    print(
-        door_log.banner(
-            card,
-            _url(settings.host, app.state.port),
-            is_demo=settings.model == str(DEMO_MODEL),
-            has_key=settings.api_key is not None,
-            origins=", ".join(settings.allowed_origins) or "none",
-        ),
-        file=sys.stderr,
-        flush=True,
+    url = _url(settings.host, app.state.port)
+    banner = door_log.banner(
+        card,
+        url,
+        is_demo=settings.model == str(DEMO_MODEL),
+        has_key=settings.api_key is not None,
+        origins=", ".join(settings.allowed_origins) or "none",
     )
+    log_lines.say(banner, "ready", level="info", url=url, model=card.name)
 
 
 def _url(host: str, port: int) -> str:
@@ -238,6 +256,7 @@ def _add_routes(app: FastAPI, settings: Settings, engine: Engine, store: Store) 
         model=settings.model_name,
         defaults=defaults,
         reasoning_format=reasoning_format,
+        stories=app.state.stories,
     )
     app.state.runs = made.runs
     responses.add_routes(app.router, made)
@@ -268,20 +287,21 @@ def _add_routes(app: FastAPI, settings: Settings, engine: Engine, store: Store) 
     @app.post("/v1/chat/completions")
     async def chat_completions(body: ChatRequest, request: Request) -> Response:
         given = body.given()
+        story: door_log.Story = request.state.story
+        story.model = _echoed(body.model, settings)
         params = chat.read_sampling(given, defaults)
         answers = await _submit_all(
             engine, chat.read_prompt(given), chat.choices_of(params, body.n)
         )
         card = engine.status.model
         completion = chat.Completion(
-            model=_echoed(body.model, settings),
+            model=story.model,
             fingerprint=card.fingerprint if card else "",
             num_choices=body.n,
             include_usage=body.stream_options.include_usage,
             is_legacy=chat.is_legacy(given),
             reasoning_format=reasoning_format,
         )
-        story: door_log.Story = request.state.story
         story.id = completion.id
         chunks = _chunks(completion, answers, story, body.stream and body.return_progress)
         if body.stream:
@@ -292,18 +312,22 @@ def _add_routes(app: FastAPI, settings: Settings, engine: Engine, store: Store) 
 
 def _health(app: FastAPI, settings: Settings, engine: Engine, store: Store) -> Response:
     status = engine.status
-    is_well = status.phase == "ready"
+    is_stalled = status.stalled_s > settings.stall_timeout
+    is_well = status.phase == "ready" and not is_stalled
     body: dict[str, Any] = {
-        "status": "ok" if is_well else status.phase,
+        "status": "ok" if is_well else "stalled" if is_stalled else status.phase,
         "model": settings.model_name,
         "context_window": status.model.context_window if status.model else None,
         "queue": {"running": status.running, "waiting": status.waiting},
+        "memory": asdict(status.memory),
+        "stalled_s": round(status.stalled_s, 3),
+        "failed_steps": status.counts.failed_steps,
         "archive": store.archive_state,
         "uptime_s": round(time.monotonic() - app.state.began, 3),
         "version": VERSION,
     }
-    if status.reason:
-        body["reason"] = status.reason
+    if status.reason or is_stalled:
+        body["reason"] = status.reason or "stalled"
     headers = {} if is_well else {"retry-after": str(errors.RETRY_AFTER_S)}
     return JSONResponse(body, 200 if is_well else 503, headers=headers)
 
@@ -362,15 +386,20 @@ async def _chunks(
         yield chunk
     coming = merged(answers)
     news = reported(coming, lambda: answers[0].progress) if tells_progress else coming
-    async for each in news:
-        if isinstance(each, Progress):
-            for chunk in completion.progress(each, time.perf_counter() - story.began):
-                yield chunk
-            continue
-        story.heard()
-        for chunk in completion.feed(*each):
-            yield chunk
-    story.usage, story.finish = completion.usage, completion.finish_reason or ""
+    try:
+        with watched(answers, story):
+            async for each in news:
+                if isinstance(each, Progress):
+                    for chunk in completion.progress(each, time.perf_counter() - story.began):
+                        yield chunk
+                    continue
+                story.heard()
+                for chunk in completion.feed(*each):
+                    yield chunk
+    except ServerError:
+        story.finish = "error"
+        raise
+    story.finished(completion.usage, completion.finish_reason or "")
     for chunk in completion.closing():
         yield chunk
 
@@ -426,12 +455,13 @@ class Server(uvicorn.Server):
 
 def main(settings: Settings) -> int:
     """Serve until a signal comes. Returns the process's exit code."""
-    door_log.set_up(settings.log_level)
+    log_lines.set_up(settings.log_level, cast(log_lines.LogFormat, settings.log_format))
+    stacks.tell_on_signal()
     try:
         listener = _listen(settings)
         engine = _engine(settings)
     except Unavailable as error:
-        print(f"Cannot start: {error.message}", file=sys.stderr)
+        _say_no_start(error)
         return 1
     app = create_app(settings, engine)
     app.state.port = listener.getsockname()[1]
@@ -455,8 +485,14 @@ def main(settings: Settings) -> int:
     app.state.on_load_failure = give_up
     server.run(sockets=[listener])
     if failure:
-        print(f"Cannot start: {failure[0].message}", file=sys.stderr)
+        _say_no_start(failure[0])
     return 1 if failure else 0
+
+
+def _say_no_start(error: Unavailable) -> None:
+    log_lines.say(
+        f"Cannot start: {error.message}", "cannot start", level="error", reason=error.message
+    )
 
 
 def _listen(settings: Settings) -> socket.socket:

@@ -14,7 +14,7 @@ from typing import Any
 
 from starlette.exceptions import HTTPException
 
-from door.log import Story, escaped
+from door.log import Stories, Story
 from door.pages import is_page
 from protocol.errors import envelope
 
@@ -29,6 +29,7 @@ MAX_BODY = 32 * 2**20
 """Bytes of a request body."""
 POLICY_VIOLATION = 1008
 _OPEN_PATHS = frozenset({"/health", "/openapi.json"})
+_QUIET_PATHS = frozenset({"/health", "/metrics", "/openapi.json", "/dashboard/events"})
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.-]{1,128}\Z")
 
 
@@ -42,8 +43,11 @@ class BodyTooLarge(HTTPException):
 class Guard:
     """ASGI middleware around the whole application."""
 
-    def __init__(self, app: App, *, api_key: str | None = None) -> None:
+    def __init__(
+        self, app: App, *, api_key: str | None = None, stories: Stories | None = None
+    ) -> None:
         self._app = app
+        self._stories = stories or Stories()
         self._api_key = api_key.encode() if api_key else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -61,10 +65,11 @@ class Guard:
             else:
                 await self._app(scope, exchange.receive, exchange.send)
         except Exception:  # the last line of defence: nothing of it may reach the client
-            log.exception("request %s failed", exchange.id)
+            told = {"message": "request failed", "request_id": exchange.id}
+            log.exception("request %s failed", exchange.id, extra={"told": told})
             await exchange.answer(500, "The server failed on this request.")
         finally:
-            exchange.log()
+            self._stories.end(exchange.told())
 
     def _refusal(
         self, scope: Scope, headers: Mapping[str, str]
@@ -105,7 +110,14 @@ class _Exchange:
         self.headers = _headers(scope)
         sent = self.headers.get("x-request-id", "")
         self.id = sent if _REQUEST_ID.match(sent) else f"req_{secrets.token_hex(16)}"
-        self.story = Story()
+        path = scope["path"]
+        self.story = Story(
+            method=scope["method"],
+            path=path,
+            source=self.headers.get("user-agent", "")[:200],
+            request_id=self.id,
+            is_quiet=path in _QUIET_PATHS or is_page(path),
+        )
         scope.setdefault("state", {})["story"] = self.story
         self._scope, self._receive, self._send = scope, receive, send
         self._status = 0
@@ -139,8 +151,8 @@ class _Exchange:
         await self.send({"type": "http.response.start", "status": status, "headers": headers})
         await self.send({"type": "http.response.body", "body": body})
 
-    def log(self) -> None:
-        path = self._scope["path"]
-        level = logging.DEBUG if path == "/health" else logging.INFO
-        line = self.story.line(self._status, self._scope["method"], escaped(path))
-        log.log(level, "%s", line if self.story.id else f"{line}  {self.id}")
+    def told(self) -> Story:
+        """The story, as far as the guard knows it."""
+        self.story.status = self._status
+        self.story.endpoint = getattr(self._scope.get("route"), "path", "")
+        return self.story

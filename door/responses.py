@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar
 
 from fastapi import APIRouter, Request, Response
 
-from door.log import Story
+from door.log import Stories, Story
 from door.requests import CompactRequest, InputRequest, ResponseRequest
 from door.runs import Run, Runs
 from door.stream import EventStream, unless_gone
@@ -49,11 +49,13 @@ class Responses:
         model: str,
         defaults: SamplingParams,
         reasoning_format: ReasoningFormat,
+        stories: Stories | None = None,
     ) -> None:
         self.engine = engine
+        self.stories = stories or Stories()
         self.store = store
         self.runs = Runs()
-        self._model = model
+        self.model = model
         self._defaults = defaults
         self._reasoning_format = reasoning_format
         self._tidying: set[asyncio.Task[None]] = set()
@@ -89,7 +91,7 @@ class Responses:
             created_at=draft.created_at,
             reasoning_format=self._reasoning_format,
         )
-        story.id = draft.id
+        story.id, story.model = draft.id, str(stream.response["model"])[:256]
         run = Run(
             stream,
             answer,
@@ -111,7 +113,7 @@ class Responses:
         """Make of a body, and of what was said before, what the engine is to do."""
         return responses.read(
             body,
-            model=self._model,
+            model=self.model,
             history=history,
             defaults=self._defaults,
             resolve=self.store.item,
@@ -230,10 +232,14 @@ def add_routes(router: APIRouter, made: Responses) -> None:
     @router.post("/v1/responses")
     async def create(body: ResponseRequest, request: Request) -> Response:
         given = body.given()
-        run = await made.begin(
-            given, source=request.headers.get("user-agent", ""), story=request.state.story
-        )
+        story: Story = request.state.story
+        story.model = (body.model or made.model)[:256]
+        if body.background:  # it is asked for now, and made whoever asked
+            story.finish = "in background"
+            story = replace(story, method="BACKGROUND", status=200, finish="")
+        run = await made.begin(given, source=story.source, story=story)
         if body.background:
+            run.at_end(lambda: made.stories.end(story))
             if not body.stream:
                 return _json(run.response)
             return EventStream(events_of(run), lambda: None)

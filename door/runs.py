@@ -8,10 +8,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 
 from door.log import Story
 from door.progress import reported
+from door.stream import watched
 from parts import Answer, EngineFailed, Finish, Part, Progress, ServerError, Usage
 from protocol.draft import Draft
 from protocol.items import Item
@@ -71,6 +72,7 @@ class Run:
         if self.is_over:
             return
         self.answer.cancel()
+        self.story.finish = self.story.finish or "cancelled"
         self._tell(self.stream.cancel())
         self._task.cancel()
 
@@ -78,6 +80,10 @@ class Run:
     def response(self) -> Event:
         """The response object as it stands."""
         return self.stream.response
+
+    def at_end(self, call: Callable[[], None]) -> None:
+        """Have something called when the response is over."""
+        self._task.add_done_callback(lambda task: call())
 
     async def wait(self, timeout: float | None = None) -> None:
         """Wait until the response is over."""
@@ -97,13 +103,14 @@ class Run:
 
     async def _make(self) -> None:
         try:
-            async for news in self._coming():
-                if isinstance(news, Progress):
-                    self._tell(self.stream.progress(news))
-                    continue
-                self._hear(news)
-                if not self._is_warm_up:
-                    self._tell(self.stream.feed(news))
+            with watched([self.answer], self.story):
+                async for news in self._coming():
+                    if isinstance(news, Progress):
+                        self._tell(self.stream.progress(news))
+                        continue
+                    self._hear(news)
+                    if not self._is_warm_up:
+                        self._tell(self.stream.feed(news))
             if self._is_warm_up:
                 self._tell(self.stream.warmed(self.story.usage or Usage()))
             if not self.is_over:
@@ -124,12 +131,13 @@ class Run:
 
     def _fail(self, error: ServerError) -> None:
         self.error = error
+        self.story.finish = "error"
         self._tell(self.stream.fail(error))
 
     def _hear(self, parts: Sequence[Part]) -> None:
         self.story.heard()
         if isinstance(parts[-1], Finish):
-            self.story.usage, self.story.finish = parts[-1].usage, parts[-1].reason
+            self.story.finished(parts[-1].usage, parts[-1].reason)
 
     def _tell(self, events: list[Event]) -> None:
         self.events += events

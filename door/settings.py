@@ -44,6 +44,8 @@ class Settings:
     no_revive: bool = False
     drain: float = 5.0
     log_level: str = "info"
+    log_format: str = "text"
+    stall_timeout: float = 60.0
 
     @property
     def model_name(self) -> str:
@@ -111,6 +113,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--no-revive", None, "do not continue conversations from the folder")
     add("--drain", _within(float, 0, 3600), "seconds that running answers get at shutdown")
     add("--log-level", str, "how much to log", choices=("debug", "info", "warning", "error"))
+    add("--log-format", str, "lines for people, or one JSON object each", choices=("text", "json"))
+    add(
+        "--stall-timeout",
+        _within(float, 1, 86400),
+        "seconds without a step, while work waits, after which /health is 503",
+    )
     parser.add_argument("--version", action="version", version=f"mlx-server {VERSION}")
     return parser
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from dataclasses import asdict
 from typing import TypeVar
 
 from sse_starlette import EventSourceResponse
@@ -12,7 +14,8 @@ from sse_starlette.sse import AppStatus, SendTimeoutError
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
-from parts import Answer, Part, ServerError
+from door.log import Story, progress_line
+from parts import Answer, Part, Progress, ServerError
 
 log = logging.getLogger("mlx_server")
 
@@ -22,6 +25,8 @@ PING_S = 15
 """Seconds of silence after which a comment shows that the connection lives."""
 SEND_TIMEOUT_S = 60
 """Seconds that a client may go without reading."""
+FIRST_PROGRESS_S, PROGRESS_EVERY_S = 3.0, 10.0
+"""Seconds without a token after which the log says how far the prompt is, and says so again."""
 
 # Streams end when the engine ends their answers, with an event that says why; sse-starlette would
 # cut them off in silence.
@@ -73,6 +78,31 @@ async def unless_gone(request: Request, work: Awaitable[T]) -> T:
 async def _disconnected(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
+
+
+@contextlib.contextmanager
+def watched(answers: Sequence[Answer], story: Story) -> Iterator[None]:
+    """Say in the log, from time to time, how far answers are that do not begin."""
+    loop = asyncio.get_running_loop()
+    timer: asyncio.TimerHandle | None = None
+
+    def look() -> None:
+        nonlocal timer
+        if story.first_part is None and story.ended is None:
+            furthest = max((answer.progress for answer in answers), key=_computed)
+            told = {"message": "progress", "id": story.id, **asdict(furthest)}
+            log.info("%s  %s", progress_line(furthest), story.id, extra={"told": told})
+            timer = loop.call_later(PROGRESS_EVERY_S, look)
+
+    timer = loop.call_later(FIRST_PROGRESS_S, look)
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _computed(progress: Progress) -> int:
+    return progress.num_computed
 
 
 async def merged(answers: Sequence[Answer]) -> AsyncIterator[tuple[int, Sequence[Part]]]:

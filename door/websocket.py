@@ -26,6 +26,7 @@ from protocol.sse import json_bytes
 
 log = logging.getLogger("mlx_server")
 
+PATH = "/v1/responses"
 MAX_FRAMES = 16
 """Frames that may wait for the turns before them; more wait on the wire."""
 
@@ -96,7 +97,8 @@ class Session:
     ) -> Run:
         source = self._socket.headers.get("user-agent", "")
         draft = await self._made.draft(given, source=source, past=past)
-        return await self._made.make(given, draft, Story(), past=past, is_warm_up=is_warm_up)
+        story = Story(method="WEBSOCKET", path=PATH, endpoint=PATH, status=101, source=source)
+        return await self._made.make(given, draft, story, past=past, is_warm_up=is_warm_up)
 
     async def _tell(self, run: Run) -> None:
         """Send a run's events; give it up when the client leaves."""
@@ -106,7 +108,7 @@ class Session:
                     await self._send(event)
         finally:
             run.cancel()
-            log.info("%s", run.story.line(101, "WEBSOCKET", "/v1/responses"))
+            self._made.stories.end(run.story)
 
     async def _send(self, value: Any) -> None:
         await self._socket.send_text(json_bytes(value).decode("ascii"))
@@ -129,6 +131,6 @@ def _error_frame(status: int, envelope: dict[str, Any]) -> dict[str, Any]:
 def add_routes(router: APIRouter, made: Responses) -> None:
     """Add the socket at `/v1/responses`."""
 
-    @router.websocket("/v1/responses")
+    @router.websocket(PATH)
     async def responses(socket: WebSocket) -> None:
         await Session(socket, made).serve()

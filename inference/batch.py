@@ -169,6 +169,7 @@ def _concatenated(a: Sampled, b: Sampled) -> Sampled:
     tokens = mx.concatenate([a.tokens, b.tokens])
     return Sampled(
         tokens,
+        mx.concatenate([a.is_nan, b.is_nan]),
         joined(a.logprobs, b.logprobs),
         joined(a.top_tokens, b.top_tokens),
         joined(a.top_logprobs, b.top_logprobs),
@@ -183,6 +184,7 @@ def _filtered(sampled: Sampled, keep: list[int]) -> Sampled:
 
     return Sampled(
         sampled.tokens[index],
+        sampled.is_nan[index],
         kept(sampled.logprobs),
         kept(sampled.top_tokens),
         kept(sampled.top_logprobs),

@@ -10,34 +10,39 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import faulthandler
 import functools
 import logging
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
 from inference.answer import Answer
+from inference.memory import Budget
+from inference.outbox import News, Outbox, is_last
 from inference.pace import Pace
 from inference.parser import Parser
 from inference.scheduler import Scheduler
 from inference.sequence import Sequence
 from parts import (
     ContextLengthExceeded,
+    Counts,
     EngineFailed,
     EngineStatus,
-    Finish,
     InvalidRequest,
+    Memory,
     ModelCard,
-    Part,
     Phase,
     Prompt,
     SamplingParams,
     ServerError,
     TokenLogprob,
     Unavailable,
+    Usage,
 )
 
 if TYPE_CHECKING:
@@ -45,12 +50,16 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-BURST_S = 0.05
+BURST_S = 0.25
 """Seconds of steps between two looks at whether someone else wants the lock."""
 COMPILE_S = 10
 """Seconds that a grammar may take to compile; the first one waits for the vocabulary too."""
+SWITCH_S = 0.0005
+"""Seconds for which the event loop may keep the GIL while the GPU thread wants it."""
 MAX_FAULTS = 2
 """Steps that may fail around one sequence before it is given up."""
+MAX_FAILED_PROMPTS = 3
+"""Prompts that may fail in a row before it is asked whether the device can still compute at all."""
 MAX_FAILED_STEPS = 12
 """Steps that may fail in a row before the engine is given up: four culprits one after another."""
 
@@ -63,8 +72,11 @@ class Stepper(Protocol):
     def is_short(self, sequence: Sequence) -> bool: ...
     def prefill(self, sequences: list[Sequence], max_tokens: int) -> bool: ...
     def join(self) -> None: ...
+    def limit_prefixes(self, num_bytes: int) -> None: ...
+    def memory(self) -> Memory: ...
     def decode(self) -> list[tuple[Sequence, int, TokenLogprob | None]]: ...
     def remove(self, leaving: list[Sequence]) -> None: ...
+    def check(self) -> None: ...
     def reset(self) -> None: ...
 
 
@@ -82,22 +94,32 @@ class LoadedModel:
     """A guide for it, when it is not free. Raises `InvalidRequest`; may take a second."""
     vocab_size: int
     stop_tokens: frozenset[int]
+    budget: Budget = field(default_factory=Budget)
 
 
 class Engine:
     """Prompts in, answers out. See `parts.Engine` for what the door relies on."""
 
     def __init__(
-        self, load: Callable[[], LoadedModel], *, max_batch: int = 32, max_queue: int = 256
+        self,
+        load: Callable[[], LoadedModel],
+        *,
+        max_batch: int = 32,
+        max_queue: int = 256,
+        stall_timeout: float = 120.0,
     ) -> None:
-        """`load` is called once, on the GPU thread. Raises what the model's files deserve."""
+        """`load` is called once, on the GPU thread. Raises what the model's files deserve.
+
+        A step that takes longer than `stall_timeout` seconds is taken to hang.
+        """
         self.lock = asyncio.Lock()
         self._load = load
+        self._stall_timeout = stall_timeout
         self._scheduler = Scheduler(max_batch=max_batch, max_queue=max_queue)
         self._pace = Pace()
         self._answers: dict[int, Answer] = {}
         self._cancelled: deque[Sequence] = deque()
-        self._outbox: list[tuple[Sequence, list[Part] | ServerError]] = []
+        self._outbox = Outbox()
         self._gpu = ThreadPoolExecutor(1, "mlx")
         self._tokenizing = ThreadPoolExecutor(1, "tokenizer")
         self._compiling = ThreadPoolExecutor(1, "grammar")
@@ -107,6 +129,11 @@ class Engine:
         self._phase: Phase = "loading"
         self._reason = ""
         self._num_failed_steps = 0
+        self._num_failed_prompts = 0
+        self._counts = Counts()
+        self._memory = Memory()
+        self._last_step = time.monotonic()
+        self._has_failed = asyncio.Event()
         self._stepping: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop
         self._model: LoadedModel
@@ -121,11 +148,20 @@ class Engine:
             self._scheduler.num_running,
             self._scheduler.num_waiting,
             self._model.card if hasattr(self, "_model") else None,
+            time.monotonic() - self._last_step if self._scheduler.has_work else 0.0,
+            self._memory,
+            self._counts,
         )
+
+    async def failed(self) -> str:
+        """Return when nothing will ever be answered any more, and say why."""
+        await self._has_failed.wait()
+        return self._reason
 
     async def start(self) -> None:
         """Load the model and begin to step. Raises `Unavailable` when it cannot be loaded."""
         self._loop = asyncio.get_running_loop()
+        sys.setswitchinterval(SWITCH_S)
         try:
             async with self.lock:
                 self._model = await self._loop.run_in_executor(self._gpu, self._load)
@@ -138,6 +174,8 @@ class Engine:
         if not self._model.runner.can_batch:
             log.warning("this model's caches cannot be batched: requests take turns")
             self._scheduler.max_batch = 1
+        self._scheduler.budget = self._model.budget
+        self._memory = Memory(limit=self._model.budget.limit)
         if self._phase == "loading":
             self._phase = "ready"
             self._stepping = asyncio.create_task(self._step_while_there_is_work())
@@ -158,6 +196,8 @@ class Engine:
             max_tool_calls=prompt.max_tool_calls,
             guide=guide,
         )
+        if not self._scheduler.has_work:
+            self._last_step = time.monotonic()
         self._scheduler.add(sequence)
         answer = Answer(lambda: self._cancel(sequence), lambda: self._scheduler.progress(sequence))
         self._answers[sequence.number] = answer
@@ -226,6 +266,14 @@ class Engine:
                 "Shorten it, or start the server with a larger --ctx-size.",
                 param="messages",
             )
+        num_fit = self._model.budget.max_tokens(window)
+        if num_prompt >= num_fit:
+            raise InvalidRequest(
+                f"There is memory for {num_fit} tokens of prompt and answer, but the prompt alone "
+                f"has {num_prompt}. Shorten it, or start the server with a larger --memory-limit.",
+                param="messages",
+                code="insufficient_memory",
+            )
         for token in params.logit_bias:
             if not 0 <= token < self._model.vocab_size:
                 raise InvalidRequest(
@@ -234,7 +282,7 @@ class Engine:
                     param="logit_bias",
                 )
         params = _with_defaults(params, self._model.card.sampling_defaults)
-        return replace(params, max_tokens=min(params.max_tokens, window - num_prompt))
+        return replace(params, max_tokens=min(params.max_tokens, min(window, num_fit) - num_prompt))
 
     def _cancel(self, sequence: Sequence) -> None:
         self._forget(sequence)
@@ -249,25 +297,40 @@ class Engine:
             self._has_work.clear()
             while self._scheduler.has_work and self._phase != "failed":
                 async with self.lock:
-                    await self._loop.run_in_executor(self._gpu, self._burst)
+                    self._last_step = time.monotonic()
+                    await self._watched(self._loop.run_in_executor(self._gpu, self._burst))
             if self._phase == "failed":
                 self._fail_all(EngineFailed("The engine has failed."))
+                self._has_failed.set()
+
+    async def _watched(self, burst: asyncio.Future[None]) -> None:
+        """Wait for a burst as long as its steps go on. One that hangs fails the engine."""
+        while not burst.done():
+            waited = time.monotonic() - self._last_step
+            await asyncio.wait([burst], timeout=max(self._stall_timeout - waited, 0.01))
+            if not burst.done() and time.monotonic() - self._last_step >= self._stall_timeout:
+                log.critical("a step hangs; this is where every thread is:")
+                faulthandler.dump_traceback()
+                self._give_up("a step hangs")
+                return
+        if error := burst.exception():
+            log.critical("the step loop failed", exc_info=error)
+            self._give_up("the step loop failed")
 
     def _burst(self) -> None:
         """Step for a short while. From here on, everything runs on the GPU thread."""
         deadline = time.monotonic() + BURST_S
-        while self._scheduler.has_work and self._phase != "failed":
+        while self._scheduler.has_work and self._phase != "failed" and self._last_step < deadline:
             self._step_or_recover()
-            if self._outbox:
-                outbox, self._outbox = self._outbox, []
-                self._loop.call_soon_threadsafe(self._deliver, outbox)
-            if time.monotonic() >= deadline:
-                return
+            self._last_step = time.monotonic()
+            if self._outbox.is_due(self._last_step, self._scheduler.num_running):
+                self._loop.call_soon_threadsafe(self._deliver, self._outbox.take())
+        self._memory = replace(self._model.runner.memory(), limit=self._model.budget.limit)
 
     def _step_or_recover(self) -> None:
         try:
             self.step()
-            self._num_failed_steps = 0
+            self._count(steps=1)
         except Exception:  # the one place where any error is survived
             log.exception("a step failed; its sequences start again from their tokens")
             self._recover()
@@ -276,6 +339,7 @@ class Engine:
         """Let the cancelled go, compute a chunk of one prompt, decode a token for all that run."""
         began = time.monotonic()
         self._let_go([self._cancelled.popleft() for _ in range(len(self._cancelled))])
+        self._keep_within_budget()
         num_running = len(self._scheduler.running)
         num_prefilled = self._prefill(self._pace.num_tokens(num_running))
         if self._scheduler.running:
@@ -283,6 +347,17 @@ class Engine:
         self._pace.observe(
             time.monotonic() - began, num_prefilled=num_prefilled, num_running=num_running
         )
+
+    def _keep_within_budget(self) -> None:
+        """When memory runs short, forget prompts kept for later, then let the youngest wait."""
+        while sequence := self._scheduler.next_to_preempt():
+            log.info("sequence %d waits until there is memory for it", sequence.number)
+            self._scheduler.wait([sequence])
+            self._model.runner.remove([sequence])
+            self._count(preemptions=1)
+        budget = self._model.budget
+        if budget.limit:
+            self._model.runner.limit_prefixes(budget.for_caches - self._scheduler.num_bytes)
 
     def _prefill(self, max_tokens: int) -> int:
         """Compute more of the prompts that wait; give the number of tokens."""
@@ -304,6 +379,9 @@ class Engine:
         """One prompt fails alone; of several, each has another try by itself."""
         if len(group) == 1:
             self._fail(group[0], error)
+            self._num_failed_prompts += 1
+            if self._num_failed_prompts >= MAX_FAILED_PROMPTS:
+                self._model.runner.check()
             return
         log.warning("prompts failed together; each is tried alone", exc_info=error)
         for sequence in group:
@@ -313,16 +391,19 @@ class Engine:
 
     def _decode(self) -> None:
         finished = []
-        for sequence, token, logprob in self._model.runner.decode():
+        step = self._model.runner.decode()
+        self._num_failed_steps = self._num_failed_prompts = 0
+        for sequence, token, logprob in step:
             try:
                 parts = sequence.append(token, logprob)
             except Exception as error:  # one answer that cannot be understood ends alone
                 self._fail(sequence, error)
                 continue
             if parts:
-                self._outbox.append((sequence, parts))
+                self._outbox.put(sequence, parts)
             if sequence.is_finished:
                 finished.append(sequence)
+                self._count_usage(sequence.usage)
         self._let_go(finished)
 
     def _let_go(self, leaving: list[Sequence]) -> None:
@@ -333,12 +414,13 @@ class Engine:
 
     def _fail(self, sequence: Sequence, error: Exception) -> None:
         log.error("sequence %d failed", sequence.number, exc_info=error)
-        self._outbox.append((sequence, EngineFailed("The model failed on this request.")))
+        self._outbox.put(sequence, EngineFailed("The model failed on this request."))
         self._let_go([sequence])
 
     def _recover(self) -> None:
         """Rebuild the batch from the tokens that are known. The others' answers stay exact."""
         self._num_failed_steps += 1
+        self._count(failed_steps=1)
         try:
             self._model.runner.reset()
             for sequence in self._scheduler.restart():
@@ -350,12 +432,27 @@ class Engine:
             log.exception("the batch cannot be rebuilt")
             is_lost = True
         if is_lost:
-            self._phase, self._reason = "failed", "steps keep failing"
-            for sequence in list(self._scheduler):
-                self._scheduler.remove(sequence)
+            self._give_up("steps keep failing")
 
-    def _deliver(self, outbox: list[tuple[Sequence, list[Part] | ServerError]]) -> None:
-        """Hand parts to their readers. Runs on the event loop, once a step."""
+    def _give_up(self, reason: str) -> None:
+        self._phase, self._reason = "failed", reason
+        for sequence in list(self._scheduler):
+            self._scheduler.remove(sequence)
+
+    def _count(self, **more: int) -> None:
+        """Add to the counts; only the GPU thread does."""
+        counts = {name: getattr(self._counts, name) + number for name, number in more.items()}
+        self._counts = replace(self._counts, **counts)
+
+    def _count_usage(self, usage: Usage) -> None:
+        self._count(
+            prompt_tokens=usage.prompt_tokens,
+            cached_tokens=usage.cached_tokens,
+            completion_tokens=usage.completion_tokens,
+        )
+
+    def _deliver(self, outbox: list[tuple[Sequence, News]]) -> None:
+        """Hand parts to their readers. Runs on the event loop."""
         for sequence, news in outbox:
             answer = self._answers.get(sequence.number)
             if answer is None:
@@ -365,7 +462,7 @@ class Engine:
             else:
                 answer.feed(news)
             # Not `sequence.is_finished`: the GPU thread may be ahead of what is delivered here.
-            if isinstance(news, ServerError) or isinstance(news[-1], Finish):
+            if is_last(news):
                 self._forget(sequence)
 
     def _fail_all(self, error: ServerError) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 
 class Pace:
-    """Learns from every step how long a decode step is, and how many tokens a chunk computes."""
+    """Learns from every step how long a decode step takes, and a chunk of so many tokens."""
 
     ALONE_S = 0.25
     """Seconds for one chunk when nobody else is running."""
@@ -17,16 +17,33 @@ class Pace:
     """
     SMALLEST, LARGEST = 32, 4096
     """Tokens."""
+    FIRST = 128
+    """Tokens of the first chunk; the next may be so many times as long as any before."""
+    LEAP = 4
+    WORTH = 0.2
+    """A chunk costs something before its first token. It has at least so many tokens that they cost
+    this part of it, even if it then lasts longer than it should."""
 
     def __init__(self) -> None:
-        self._tokens_per_s = 512 / self.ALONE_S
         self._step_s = 0.02
+        self._chunk = _Line()
+        self._longest = 0
         self._before = (0, 0)
 
     def num_tokens(self, num_running: int) -> int:
         """The size of the next chunk."""
+        if not self._longest:
+            return self._bounded(self.FIRST)
         seconds = self.SHARED_STEPS * self._step_s if num_running else self.ALONE_S
-        num_tokens = self._tokens_per_s * seconds
+        at_once, per_token = self._chunk.fit()
+        num_tokens = max(seconds - at_once, self.WORTH * at_once) / per_token
+        mean = self._chunk.mean
+        if not self._chunk.is_known and 0.8 * mean < num_tokens < 1.25 * mean:
+            # Chunks of one size do not tell what is paid at once and what for each token.
+            num_tokens = 1.5 * mean
+        return self._bounded(min(num_tokens, self.LEAP * self._longest))
+
+    def _bounded(self, num_tokens: float) -> int:
         return int(min(max(num_tokens, self.SMALLEST), self.LARGEST))
 
     def observe(self, seconds: float, *, num_prefilled: int, num_running: int) -> None:
@@ -37,9 +54,45 @@ class Pace:
         before, self._before = self._before, (num_prefilled, num_running)
         if before[0] >= self.SMALLEST:
             step_s = self._step_s if before[1] else 0.0
-            self._learn_rate(before[0], max(seconds - step_s, 0.1 * seconds))
+            self._chunk.observe(before[0], max(seconds - step_s, 0.1 * seconds))
+            self._longest = max(self._longest, before[0])
         elif not (before[0] or num_prefilled) and num_running:
             self._step_s += 0.1 * (seconds - self._step_s)
 
-    def _learn_rate(self, num_tokens: int, seconds: float) -> None:
-        self._tokens_per_s += 0.3 * (num_tokens / max(seconds, 1e-6) - self._tokens_per_s)
+
+class _Line:
+    """Seconds as a straight line over tokens, by least squares; the last dozen count most."""
+
+    _DECAY = 0.9
+
+    def __init__(self) -> None:
+        self._weight = self._n = self._t = self._nn = self._nt = 0.0
+
+    def observe(self, n: float, t: float) -> None:
+        self._weight, self._n, self._t, self._nn, self._nt = (
+            self._DECAY * old + new
+            for old, new in zip(
+                (self._weight, self._n, self._t, self._nn, self._nt),
+                (1.0, n, t, n * n, n * t),
+                strict=True,
+            )
+        )
+
+    @property
+    def mean(self) -> float:
+        """The tokens seen of late."""
+        return self._n / self._weight
+
+    @property
+    def is_known(self) -> bool:
+        """Whether what was seen differs enough to lay a line through it."""
+        return self._nn / self._weight - self.mean**2 > 0.002 * self.mean**2
+
+    def fit(self) -> tuple[float, float]:
+        """The seconds at 0 tokens, and for each token; both positive."""
+        n, t = self.mean, self._t / self._weight
+        slope = t / n
+        if self.is_known:
+            slope = (self._nt / self._weight - n * t) / (self._nn / self._weight - n * n)
+        slope = min(max(slope, 0.02 * t / n), t / n)
+        return t - slope * n, max(slope, 1e-9)

@@ -95,6 +95,13 @@ class PrefixCache:
         while self.num_bytes > self.max_bytes and self._entries:
             self._drop(self._entries[0])
 
+    def shrink(self, num_bytes: int) -> int:
+        """Drop entries until so many bytes are free, or none is left; give how many are."""
+        before = self.num_bytes
+        while self._entries and before - self.num_bytes < num_bytes:
+            self._drop(self._entries[0])
+        return before - self.num_bytes
+
     def _drop(self, entry: _Entry) -> None:
         self._entries.remove(entry)
         self.num_bytes -= entry.num_bytes

@@ -21,7 +21,7 @@ from inference.prefix_cache import PrefixCache
 from inference.rows import Cache
 from inference.sampling import Sampled
 from inference.sequence import Sequence
-from parts import TokenLogprob
+from parts import Memory, TokenLogprob
 
 Step = list[tuple[Sequence, int, TokenLogprob | None]]
 """What a step gave each running sequence."""
@@ -46,6 +46,8 @@ class Runner:
         vocab_size: int,
         prefix_cache: PrefixCache,
         num_opening: int = 0,
+        can_batch: bool = True,
+        can_pad: bool = True,
     ) -> None:
         """`num_opening` tokens end every prompt and open the answer, in the model's template."""
         self.model = model
@@ -54,9 +56,9 @@ class Runner:
         """Tokens that may be sampled, and that a request may name."""
         self.prefix_cache = prefix_cache
         cache = make_prompt_cache(model)
-        self.can_batch = all(hasattr(layer, "merge") for layer in cache)
+        self.can_batch = can_batch and all(hasattr(layer, "merge") for layer in cache)
         """Whether mlx-lm can put this model's caches into a batch; if not, sequences take turns."""
-        self.can_pad = kv.can_pad(cache)
+        self.can_pad = can_pad and self.can_batch and kv.can_pad(cache)
         """Whether prompts of different lengths can be computed in one go."""
         self._can_trim = can_trim_prompt_cache(cache)
         self._num_opening = num_opening
@@ -121,7 +123,8 @@ class Runner:
         cache, num_cached = self.prefix_cache.match(sequence.tokens)
         sequence.cache = make_prompt_cache(self.model) if cache is None else cache
         sequence.num_computed = num_cached
-        if not sequence.num_faults:  # after a failed step it finds what it computed itself
+        # Computed again after it began, it would find what it computed itself.
+        if not (sequence.num_faults or sequence.generated):
             sequence.num_cached = num_cached
 
     def _wait_for_the_one_before(self, state: list[Any]) -> None:
@@ -129,6 +132,25 @@ class Runner:
         mx.async_eval(state)
         mx.eval(self._under_way)
         self._under_way = state
+
+    @property
+    def num_bytes(self) -> int:
+        """What the running sequences' caches take."""
+        return self._batch.num_bytes
+
+    def memory(self) -> Memory:
+        """What is taken now."""
+        return Memory(
+            active=mx.get_active_memory(),
+            kv_caches=self.num_bytes,
+            prefix_cache=self.prefix_cache.num_bytes,
+        )
+
+    def limit_prefixes(self, num_bytes: int) -> None:
+        """Let the prompts kept for later take so many bytes at most."""
+        if (excess := self.prefix_cache.num_bytes - num_bytes) > 0:
+            self.prefix_cache.shrink(excess)
+            mx.clear_cache()
 
     # Prompts worth keeping
 
@@ -161,12 +183,14 @@ class Runner:
     # Decoding
 
     def decode(self) -> Step:
-        """Give the next token of each running sequence."""
+        """Give the next token of each running sequence; -1 where the model gave no numbers."""
         if not self._batch:
             return []
         rows = list(self._batch.rows)
         sampled = self._batch.step()
         tokens: Any = sampled.tokens.tolist()
+        is_nan: Any = sampled.is_nan.tolist()
+        tokens = [-1 if bad else token for token, bad in zip(tokens, is_nan, strict=True)]
         logprobs = self._logprobs(rows, sampled, tokens)
         return list(zip(rows, tokens, logprobs, strict=True))
 
@@ -178,6 +202,10 @@ class Runner:
                 self._remember(sequence, self._batch.extract(sequence))
             sequence.cache = None
         self._batch.remove(leaving)
+
+    def check(self) -> None:
+        """Compute a token. Raises what the device has to say when it cannot."""
+        mx.eval(self.model(mx.zeros((1, 1), mx.uint32), cache=make_prompt_cache(self.model)))
 
     def reset(self) -> None:
         """Forget the batch, after a step that failed."""

@@ -37,6 +37,8 @@ class Sampled:
 
     tokens: mx.array
     """[B] uint32."""
+    is_nan: mx.array
+    """[B]; where the model gave no numbers, and the token means nothing."""
     logprobs: mx.array | None = None
     """[B] float32, when a row asked for log-probabilities."""
     top_tokens: mx.array | None = None
@@ -45,7 +47,7 @@ class Sampled:
 
     @property
     def arrays(self) -> list[mx.array]:
-        found = (self.tokens, self.logprobs, self.top_tokens, self.top_logprobs)
+        found = (self.tokens, self.is_nan, self.logprobs, self.top_tokens, self.top_logprobs)
         return [a for a in found if a is not None]
 
 
@@ -92,9 +94,10 @@ class Sampler:
         tokens = mx.argmax(adjusted, axis=-1)
         if not all(self._is_greedy):
             tokens = mx.where(self._greedy, tokens, self._drawn(adjusted))
+        is_nan = mx.isnan(mx.take_along_axis(logits, tokens[:, None], axis=-1)[:, 0])
         if not self._wants_logprobs:
-            return Sampled(tokens)
-        return _with_logprobs(tokens, logits)
+            return Sampled(tokens, is_nan)
+        return _with_logprobs(tokens, is_nan, logits)
 
     # Drawing
 
@@ -213,7 +216,7 @@ def _mixed(numbers: np.ndarray) -> np.ndarray:
     return z ^ (z >> np.uint64(31))
 
 
-def _with_logprobs(tokens: mx.array, logits: mx.array) -> Sampled:
+def _with_logprobs(tokens: mx.array, is_nan: mx.array, logits: mx.array) -> Sampled:
     """Add the log-probabilities that the model itself gave, before bias, penalties and filters."""
     logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
     k = min(MAX_TOP_LOGPROBS, logits.shape[-1])
@@ -222,6 +225,7 @@ def _with_logprobs(tokens: mx.array, logits: mx.array) -> Sampled:
     order = mx.argsort(-values, axis=-1)
     return Sampled(
         tokens,
+        is_nan,
         mx.take_along_axis(logprobs, tokens[:, None], axis=-1)[:, 0],
         mx.take_along_axis(top, order, axis=-1),
         mx.take_along_axis(values, order, axis=-1),

@@ -9,8 +9,12 @@ import contextlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 
+from inference.memory import Budget
 from inference.sequence import Sequence
 from parts import Progress, QueueFull
+
+MARGIN = 256
+"""Tokens of an answer for which there must be memory before it begins."""
 
 
 class Scheduler:
@@ -22,6 +26,7 @@ class Scheduler:
         self.waiting: deque[Sequence] = deque()
         self.prefilling: Sequence | None = None
         self.running: list[Sequence] = []
+        self.budget = Budget()
         self._was_group = False
 
     def __iter__(self) -> Iterator[Sequence]:
@@ -83,7 +88,7 @@ class Scheduler:
     def _next_group(self, num_tokens: int, is_short: Callable[[Sequence], bool]) -> list[Sequence]:
         group: list[Sequence] = []
         longest = 0
-        while self.waiting and self._has_room_for(self.waiting[0], len(group)):
+        while self.waiting and self._has_room_for(self.waiting[0], group):
             candidate = self.waiting[0]
             longest = max(longest, candidate.num_tokens)
             can_share = not candidate.num_faults and is_short(candidate)
@@ -94,12 +99,35 @@ class Scheduler:
                 break
         return group
 
-    def _has_room_for(self, sequence: Sequence, num_others: int) -> bool:
-        """Whoever was in more than one failed step runs alone, to fail alone if it fails again."""
-        num_here = len(self.running) + (self.prefilling is not None) + num_others
-        if any(s.num_faults > 1 for s in (sequence, *self.running)):
-            return not num_here
-        return num_here < self.max_batch
+    def _has_room_for(self, sequence: Sequence, group: list[Sequence]) -> bool:
+        """Whether a sequence may begin. What fits alone is never kept from running alone.
+
+        Whoever was in more than one failed step runs alone, to fail alone if it fails again.
+        """
+        here = [*self.running, *group]
+        if self.prefilling is not None:
+            here.append(self.prefilling)
+        if not here:
+            return True
+        if any(s.num_faults > 1 for s in (sequence, *here)):
+            return False
+        return len(here) < self.max_batch and self.budget.fits(
+            s.num_tokens + min(s.num_left, MARGIN) for s in (sequence, *here)
+        )
+
+    def next_to_preempt(self) -> Sequence | None:
+        """The youngest of those who run, when all together have outgrown the memory."""
+        here = [*self.running, self.prefilling] if self.prefilling else self.running
+        if len(here) < 2 or self.budget.fits(s.num_tokens + 1 for s in here):
+            return None
+        return max(here, key=lambda s: s.number)
+
+    @property
+    def num_bytes(self) -> int:
+        """What those who run may take with their next tokens."""
+        here = [*self.running, self.prefilling] if self.prefilling else self.running
+        longest = max((s.num_tokens + 1 for s in here), default=0)
+        return self.budget.cost(longest, len(here))
 
     def run(self, sequences: list[Sequence]) -> None:
         """Let sequences run, now that their prompts have been computed."""

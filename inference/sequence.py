@@ -81,6 +81,11 @@ class Sequence:
         return len(self.prompt) + len(self.generated)
 
     @property
+    def num_left(self) -> int:
+        """How many more tokens the answer may have."""
+        return self.params.max_tokens - len(self.generated)
+
+    @property
     def is_finished(self) -> bool:
         return self.finish_reason is not None
 
@@ -103,8 +108,10 @@ class Sequence:
         The last part of the last call is `Finish`, and `is_finished` is true then.
 
         Raises:
-            RuntimeError: its guide has lost its way.
+            RuntimeError: its guide has lost its way, or the model gave no numbers.
         """
+        if token < 0:
+            raise RuntimeError("the logits are not numbers")
         if self.guide is not None and self.guide.is_lost(len(self.generated)):
             raise RuntimeError(f"the grammar cannot go on: {self.guide.error}")
         self.generated.append(token)

@@ -18,6 +18,7 @@ import jinja2
 import jinja2.meta
 import jinja2.nodes
 
+from inference.encoding import PieceEncoder
 from parts import InvalidRequest, Message, Prompt, Tool, ToolCall
 
 SEAM = "\ufdd0"
@@ -48,6 +49,10 @@ class ChatTemplate:
         self.default_args = dict(default_args or {})
         self._source = _source(tokenizer)
         self._control_tokens = _control_token_pattern(tokenizer)
+        self._encoder = PieceEncoder(
+            lambda text: list(tokenizer.encode(text, add_special_tokens=False)),
+            self._control_tokens,
+        )
 
     # Rendering
 
@@ -96,8 +101,24 @@ class ChatTemplate:
     def _encode(self, text: str) -> list[int]:
         ids: list[int] = []
         for piece in text.split(SEAM):
-            ids += self.tokenizer.encode(piece, add_special_tokens=False)
+            ids += self._encoder.encode(piece)
         return ids
+
+    @cached_property
+    def num_opening(self) -> int:
+        """How many tokens open the assistant's turn at the end of every prompt."""
+        messages = [_message_entry(Message("user", "a"))]
+        try:
+            open_, closed = (
+                self.tokenizer.apply_chat_template(
+                    messages, tokenize=False, add_generation_prompt=opens, **self.default_args
+                )
+                for opens in (True, False)
+            )
+        except Exception:  # a template may raise whatever it likes
+            return 0
+        is_beginning = open_.startswith(closed)
+        return len(self._encode(open_[len(closed) :])) if is_beginning else 0
 
     # Arguments
 

@@ -9,8 +9,10 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 
 from parts import (
+    Counts,
     EngineStatus,
     Finish,
+    Memory,
     ModelCard,
     Part,
     Phase,
@@ -85,6 +87,9 @@ class ScriptedEngine:
         self.num_waiting = 0
         self.first_progress = Progress()
         """How far an answer is when it is made."""
+        self.stalled_s = 0.0
+        self.memory = Memory()
+        self.counts = Counts()
         self.prompts: list[Prompt] = []
         self.params: list[SamplingParams] = []
         self.answers: list[ScriptedAnswer] = []
@@ -92,7 +97,15 @@ class ScriptedEngine:
     @property
     def status(self) -> EngineStatus:
         running = sum(not answer.is_over.is_set() for answer in self.answers)
-        return EngineStatus(self.phase, running=running, waiting=self.num_waiting, model=CARD)
+        return EngineStatus(
+            self.phase,
+            running=running,
+            waiting=self.num_waiting,
+            model=CARD,
+            stalled_s=self.stalled_s,
+            memory=self.memory,
+            counts=self.counts,
+        )
 
     async def start(self) -> None:
         self._loop = asyncio.get_running_loop()

@@ -91,7 +91,7 @@ def start(
 
     def ready() -> str | None:
         text = log.read_text(errors="replace")
-        found = re.search(r"export OPENAI_BASE_URL=(http://\S+)/v1", text)
+        found = re.search(r'(?:OPENAI_BASE_URL=|"url": ")(http://[^/\s"]+)', text)
         assert found or process.poll() is None, f"the server ended: {text}"
         return found and found[1]
 

@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 MLX = {"mlx", "mlx_lm", "transformers", "tokenizers", "llguidance"}
-WEB = {"fastapi", "starlette", "uvicorn", "sse_starlette"}
+WEB = {"fastapi", "starlette", "uvicorn", "sse_starlette", "prometheus_client"}
 BANS = {
     "parts.py": MLX | WEB | {"door", "protocol", "inference", "server", "pydantic"},
     "protocol": MLX | WEB | {"door", "inference", "server"},

@@ -12,7 +12,7 @@ from openai.types import Model
 
 from door.guard import MAX_BODY
 from door.settings import Settings
-from parts import Text
+from parts import Counts, Memory, Text
 from server import create_app
 from tests.oracle import assert_envelope, validated
 from tests.scripted import ScriptedEngine, says
@@ -163,8 +163,30 @@ def test_health_says_why_it_is_not_well(
     body = well.json()
     assert (body["status"], body["queue"]) == ("ok", {"running": 0, "waiting": 0})
     said = {"status", "model", "context_window", "queue", "archive", "uptime_s", "version"}
+    said |= {"memory", "stalled_s", "failed_steps"}
     assert set(body) == said
     engine.phase = phase  # type: ignore[assignment]
     unwell = httpx.get(f"{scripted_url}/health")
     assert (unwell.status_code, unwell.json()["status"]) == (503, phase)
     assert unwell.headers["retry-after"].isdigit()
+
+
+def test_health_shows_the_engines_figures_and_is_503_when_it_stalls(
+    scripted_url: str, engine: ScriptedEngine
+) -> None:
+    engine.memory = Memory(limit=100, active=60, kv_caches=20, prefix_cache=10)
+    engine.counts = Counts(failed_steps=3)
+    engine.stalled_s = 59.0
+    busy = httpx.get(f"{scripted_url}/health")
+    assert busy.status_code == 200
+    assert busy.json()["memory"] == {
+        "limit": 100,
+        "active": 60,
+        "kv_caches": 20,
+        "prefix_cache": 10,
+    }
+    assert (busy.json()["stalled_s"], busy.json()["failed_steps"]) == (59.0, 3)
+    engine.stalled_s = 61.0
+    stalled = httpx.get(f"{scripted_url}/health")
+    assert (stalled.status_code, stalled.json()["status"]) == (503, "stalled")
+    assert stalled.json()["reason"] == "stalled"

@@ -14,7 +14,7 @@ from inference.detokenizer import Detokenizer
 from inference.engine import Engine, LoadedModel
 from inference.parser import Markers, Parser
 from inference.sequence import Sequence
-from parts import Message, ModelCard, Part, Prompt, SamplingParams, TokenLogprob
+from parts import Memory, Message, ModelCard, Part, Prompt, SamplingParams, TokenLogprob
 from tests.demo import END, VOCAB_SIZE
 from tests.inference.spoken import Folded, folded
 
@@ -93,6 +93,15 @@ class Script:
     def remove(self, leaving: list[Sequence]) -> None:
         self._called("remove", leaving)
         self.rows = [s for s in self.rows if s not in leaving]
+
+    def check(self) -> None:
+        self._called("check", [])
+
+    def limit_prefixes(self, num_bytes: int) -> None:
+        pass
+
+    def memory(self) -> Memory:
+        return Memory(active=1000)
 
     def reset(self) -> None:
         self._called("reset", self.rows)

@@ -1,0 +1,108 @@
+"""A self-test at load: does this model answer in company as it does alone?
+
+mlx-lm batches many families, and is wrong for a few. Two prompts of different lengths are computed
+alone and together, with tokens given to them, so that rounding cannot lead them apart; what
+disagrees is not done. The same steps compile the kernels that the first clients would wait for.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+from mlx_lm.models.cache import make_prompt_cache
+
+from inference import rows as kv
+
+log = logging.getLogger(__name__)
+
+LENGTHS = (3, 10)
+"""Tokens of the two prompts."""
+NUM_STEPS = 3
+LEAST_CORRELATION = 0.97
+"""Of logits. Rounding in 16 bits leaves 0.99 and more; a wrong mask or position next to nothing."""
+
+
+def run(model: Any, vocab_size: int) -> tuple[bool, bool]:
+    """Say whether rows can decode together, and whether prompts can be computed together."""
+    cache = make_prompt_cache(model)
+    if not all(hasattr(layer, "merge") for layer in cache):
+        return False, False
+    tokens = np.random.default_rng(0).integers(0, vocab_size, (2, max(LENGTHS) + NUM_STEPS))
+    texts = [mx.array(row[: n + NUM_STEPS])[None] for row, n in zip(tokens, LENGTHS, strict=True)]
+    alone = [_alone(model, text) for text in texts]
+    can_batch = _agrees(alone, lambda: _joined(model, texts), "decoded")
+    can_pad = can_batch and kv.can_pad(cache)
+    return can_batch, can_pad and _agrees(alone, lambda: _padded(model, texts), "computed")
+
+
+def _alone(model: Any, text: mx.array) -> list[mx.array]:
+    """The logits behind a prompt and each of the tokens that follow."""
+    cache = make_prompt_cache(model)
+    prompt, rest = text[:, :-NUM_STEPS], text[:, -NUM_STEPS:]
+    found = [model(prompt, cache=cache)[0, -1]]
+    return found + [model(rest[:, i : i + 1], cache=cache)[0, -1] for i in range(NUM_STEPS)]
+
+
+def _joined(model: Any, texts: list[mx.array]) -> list[list[mx.array]]:
+    """The same for prompts that were computed alone and decode together."""
+    caches, first = [], []
+    for text in texts:
+        cache = make_prompt_cache(model)
+        first.append(model(text[:, :-NUM_STEPS], cache=cache)[0, -1])
+        caches.append(kv.merged(cache))
+    together, joining = caches
+    kv.extend(together, joining)
+    return _decoded(model, texts, together, first)
+
+
+def _padded(model: Any, texts: list[mx.array]) -> list[list[mx.array]]:
+    """The same for prompts that were computed together too."""
+    longest = max(text.shape[1] for text in texts)
+    padding = [longest - text.shape[1] for text in texts]
+    prompts = [
+        mx.pad(text[:, :-NUM_STEPS], [(0, 0), (p, 0)])
+        for text, p in zip(texts, padding, strict=True)
+    ]
+    cache = kv.empty(make_prompt_cache(model), padding)
+    logits = model(mx.concatenate(prompts), cache=cache)[:, -1]
+    return _decoded(model, texts, cache, list(logits))
+
+
+def _decoded(
+    model: Any, texts: list[mx.array], cache: kv.Cache, first: list[mx.array]
+) -> list[list[mx.array]]:
+    rest = mx.concatenate([text[:, -NUM_STEPS:] for text in texts])
+    steps = [model(rest[:, i : i + 1], cache=cache)[:, -1] for i in range(NUM_STEPS)]
+    return [[first[row], *(step[row] for step in steps)] for row in range(len(texts))]
+
+
+def _agrees(alone: list[list[mx.array]], compute: Any, deed: str) -> bool:
+    try:
+        together = compute()
+        worst = min(
+            _correlation(mine, its)
+            for some, others in zip(alone, together, strict=True)
+            for mine, its in zip(some, others, strict=True)
+        )
+    except Exception as error:  # whatever a model's code makes of a batch
+        log.warning("this model's sequences cannot be %s together: %s", deed, error)
+        return False
+    if not worst >= LEAST_CORRELATION:
+        log.warning(
+            "this model's sequences are not %s together: they would be answered otherwise than "
+            "alone (correlation %.2f)",
+            deed,
+            worst,
+        )
+        return False
+    return True
+
+
+def _correlation(a: mx.array, b: mx.array) -> float:
+    x, y = (np.array(v.astype(mx.float32), dtype=np.float64) for v in (a, b))
+    x, y = x - x.mean(), y - y.mean()
+    norm = float(np.sqrt((x @ x) * (y @ y)))
+    return float(x @ y) / norm if norm else float(np.array_equal(x, y))
