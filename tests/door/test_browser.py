@@ -68,8 +68,8 @@ def place(tmp_path: Path) -> Iterator[Place]:
 def test_every_conversation_is_listed_the_last_used_first(place: Place) -> None:
     first = create(place.url, "Tell me of foxes.")["id"]
     place.wall.advance(10)
-    client = openai.OpenAI(base_url=f"{place.url}/v1", api_key="none")
-    client.responses.create(model="m", input="Tell me of owls.")
+    with openai.OpenAI(base_url=f"{place.url}/v1", api_key="none") as client:
+        client.responses.create(model="m", input="Tell me of owls.")
     place.archive_all()
     place.wall.advance(10)
     last = create(place.url, "And of wolves?", previous_response_id=first)["id"]

@@ -69,19 +69,20 @@ def test_a_response_says_how_far_it_is_until_it_begins(
 def test_a_chat_says_it_as_llama_cpp_does_and_the_sdk_reads_on(
     scripted_url: str, engine: ScriptedEngine, begin: asyncio.Event
 ) -> None:
-    client = openai.OpenAI(base_url=f"{scripted_url}/v1", api_key="none")
-    stream = client.chat.completions.create(
-        model="m",
-        messages=[{"role": "user", "content": "hi"}],
-        stream=True,
-        extra_body={"return_progress": True},
-    )
-    opening, waiting = next(stream), next(stream)
-    assert (opening.choices[0].delta.role, opening.choices[0].delta.content) == ("assistant", "")
-    engine.answers[0].progress = SECOND
-    reading = next(stream)
-    engine.go_on(begin)
-    text = "".join(chunk.choices[0].delta.content or "" for chunk in stream)
+    with openai.OpenAI(base_url=f"{scripted_url}/v1", api_key="none") as client:
+        stream = client.chat.completions.create(
+            model="m",
+            messages=[{"role": "user", "content": "hi"}],
+            stream=True,
+            extra_body={"return_progress": True},
+        )
+        opening, waiting = next(stream), next(stream)
+        first = opening.choices[0].delta
+        assert (first.role, first.content) == ("assistant", "")
+        engine.answers[0].progress = SECOND
+        reading = next(stream)
+        engine.go_on(begin)
+        text = "".join(chunk.choices[0].delta.content or "" for chunk in stream)
     assert text == "Hello you"
     shown = [chunk.model_extra["prompt_progress"] for chunk in (waiting, reading)]
     assert [each.pop("time_ms") >= 0 for each in shown] == [True, True]

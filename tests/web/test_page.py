@@ -250,13 +250,13 @@ def test_an_earlier_answer_can_be_branched_from(desk: Desk) -> None:
 
 def test_conversations_of_other_clients_are_opened_and_continued(desk: Desk) -> None:
     desk.place.engine.script = echo
-    client = openai.OpenAI(base_url=f"{desk.place.url}/v1", api_key="none")
-    first = client.responses.create(model="m", input="Made by the SDK")
-    desk.place.archive_all()
-    assert desk.place.store.num_conversations == 0
-    client.responses.create(model="m", input="Nobody sees this", store=False)
-    messages = [{"role": "user", "content": "Nor this"}]
-    client.chat.completions.create(model="m", messages=messages)  # type: ignore[call-overload]
+    with openai.OpenAI(base_url=f"{desk.place.url}/v1", api_key="none") as client:
+        first = client.responses.create(model="m", input="Made by the SDK")
+        desk.place.archive_all()
+        assert desk.place.store.num_conversations == 0
+        client.responses.create(model="m", input="Nobody sees this", store=False)
+        messages = [{"role": "user", "content": "Nor this"}]
+        client.chat.completions.create(model="m", messages=messages)  # type: ignore[call-overload]
     desk.reload()
     expect(desk.titles).to_have_text(["Made by the SDK"])
     row = desk.page.locator(".row")
@@ -272,14 +272,14 @@ def test_conversations_of_other_clients_are_opened_and_continued(desk: Desk) -> 
 
 def test_a_conversation_object_goes_on_as_one(desk: Desk) -> None:
     desk.place.engine.script = echo
-    client = openai.OpenAI(base_url=f"{desk.place.url}/v1", api_key="none")
-    item = {"type": "message", "role": "user", "content": "Put in by hand"}
-    made = client.conversations.create(items=[item])  # type: ignore[list-item]
-    desk.reload()
-    desk.page.get_by_role("link", name="Put in by hand").click()
-    desk.ask("And?")
-    assert [text for _, text in desk.place.last_said] == ["Put in by hand", "And?"]
-    assert len(client.conversations.items.list(made.id).data) == 3
+    with openai.OpenAI(base_url=f"{desk.place.url}/v1", api_key="none") as client:
+        item = {"type": "message", "role": "user", "content": "Put in by hand"}
+        made = client.conversations.create(items=[item])  # type: ignore[list-item]
+        desk.reload()
+        desk.page.get_by_role("link", name="Put in by hand").click()
+        desk.ask("And?")
+        assert [text for _, text in desk.place.last_said] == ["Put in by hand", "And?"]
+        assert len(client.conversations.items.list(made.id).data) == 3
 
 
 def test_a_conversation_is_found_exported_and_deleted(desk: Desk, tmp_path: Path) -> None:
