@@ -6,9 +6,10 @@ Nothing here knows HTTP, JSON or MLX, and nothing of ours is imported.
     Prompt                 Reasoning                        ServerError
     ├── Message            Text                             ├── Refused
     │   └── ToolCall       ToolCall, then ToolArguments     │   ├── InvalidRequest
-    ├── Tool               Finish                           │   │   └── ContextLengthExceeded
-    └── Constraint         └── Usage                        │   ├── NotFound
-    SamplingParams                                          │   ├── NotReady
+    ├── Tool               Finish                           │   │   ├── ContextLengthExceeded
+    └── Constraint         └── Usage                        │   │   └── Unmatched
+    SamplingParams                                          │   ├── NotFound
+                                                            │   ├── NotReady
                                                             │   ├── QueueFull
                                                             │   └── Unavailable
                                                             └── EngineFailed
@@ -159,10 +160,15 @@ class Usage:
     """The part of `completion_tokens` that was thinking."""
 
     def __add__(self, other: Usage) -> Usage:
-        """Add another answer to the same prompt: the prompt counts once."""
+        """Add another answer to the same prompt: the prompt counts once.
+
+        Of its tokens, those were computed anew that any of the answers computed anew.
+        """
+        if not self.prompt_tokens:
+            return other
         return Usage(
             max(self.prompt_tokens, other.prompt_tokens),
-            max(self.cached_tokens, other.cached_tokens),
+            min(self.cached_tokens, other.cached_tokens),
             self.completion_tokens + other.completion_tokens,
             self.reasoning_tokens + other.reasoning_tokens,
         )
@@ -337,6 +343,10 @@ class ContextLengthExceeded(InvalidRequest):
     """The prompt has more tokens than the model can read."""
 
     code = "context_length_exceeded"
+
+
+class Unmatched(InvalidRequest):
+    """Holds a tool's result that answers no call."""
 
 
 class NotFound(Refused):

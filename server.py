@@ -300,6 +300,7 @@ def _add_routes(app: FastAPI, settings: Settings, engine: Engine, store: Store) 
             num_choices=body.n,
             include_usage=body.stream_options.include_usage,
             is_legacy=chat.is_legacy(given),
+            custom_names=chat.custom_names(given),
             reasoning_format=reasoning_format,
         )
         story.id = completion.id
@@ -534,10 +535,17 @@ def _engine(settings: Settings) -> Engine:
                 context_window=settings.ctx_size,
                 template_args=settings.chat_template_args,
                 trust_remote_code=settings.trust_remote_code,
+                prefix_cache_bytes=settings.prompt_cache_bytes,
+                prefix_cache_folder=_folder(settings.prompt_cache_dir),
+                prefix_folder_bytes=settings.prompt_cache_disk_bytes,
             )
         )
 
     return MlxEngine(load, max_batch=settings.max_batch, max_queue=settings.max_queue)
+
+
+def _folder(path: str | None) -> Path | None:
+    return Path(path).expanduser().absolute() if path else None
 
 
 if SETTINGS is not None:

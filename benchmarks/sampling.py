@@ -1,11 +1,13 @@
 """What choosing the next token costs, on the default device.
 
     python benchmarks/sampling.py                    µs per token and row, at two vocabularies
-    python benchmarks/sampling.py --model FOLDER     and the throughput of constrained batches
+    python benchmarks/sampling.py --model FOLDER     and the throughput of constrained batches,
+                                                     and what n choices cost beside one
 
 `host` is the computation of the masks by llguidance, on the CPU, beside which the device computes
 logits; `mask` is what their application adds on the device, so the column holds sampling with it.
 The throughput is of `Runner.decode` alone: prompts are computed before the clock starts.
+The prefill of choices is the other way round: from a prompt to the first token of all of them.
 """
 
 from __future__ import annotations
@@ -222,6 +224,37 @@ def print_throughput(folder: Path, num_steps: int) -> None:
         print(f"{batch:>10} {a:>10.0f} {b:>10.0f} {b / a:>10.2f}", flush=True)
 
 
+# Choices
+
+
+def prefill_s(model: Any, num_tokens: int, n: int) -> float:
+    """Seconds until each of `n` choices of a new prompt of so many tokens has its first token."""
+    prompt = Prompt((Message("user", "a"),))
+    tokens = np.random.default_rng().integers(0, 1000, num_tokens).tolist()
+    sequences = [
+        Sequence(tokens, SamplingParams(seed=seed), model.make_parser(tokens, prompt))
+        for seed in range(n)
+    ]
+    began = time.perf_counter()
+    for sequence in sequences:
+        while not model.runner.prefill(sequence, 512):
+            pass
+    model.runner.decode()
+    elapsed = time.perf_counter() - began
+    model.runner.remove(sequences)
+    return elapsed
+
+
+def print_choices(folder: Path, num_tokens: int) -> None:
+    model = load(LoadOptions(folder, folder.name))
+    prefill_s(model, num_tokens, 4)
+    print(f"\nms to the first token of n choices, a prompt of {num_tokens} tokens")
+    alone = statistics.median(prefill_s(model, num_tokens, 1) for _ in range(3))
+    for n in (1, 4, 16):
+        taken = statistics.median(prefill_s(model, num_tokens, n) for _ in range(3))
+        print(f"{n:>10} {taken * 1e3:>10.0f} {taken / alone:>9.2f} ×", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="What choosing the next token costs.")
     parser.add_argument("--model", type=Path, help="a model's folder, for the throughput")
@@ -231,6 +264,7 @@ def main() -> None:
     print_costs()
     if given.model:
         print_throughput(given.model, given.steps)
+        print_choices(given.model, 1000)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,6 +39,9 @@ class Settings:
     reasoning_budget: int | None = None
     adapter_path: str | None = None
     trust_remote_code: bool = False
+    prompt_cache_bytes: int = 2 * 2**30
+    prompt_cache_dir: str | None = None
+    prompt_cache_disk_bytes: int = 10 * 2**30
     conversation_ttl: float = 3600.0
     conversation_logs: str | None = str(ROOT / "conversation_logs")
     no_conversation_logs: bool = False
@@ -103,6 +107,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--reasoning-budget", _within(int, 0, 10**9), "tokens after which thinking is closed")
     add("--adapter-path", str, "folder of a LoRA adapter", metavar="FOLDER")
     add("--trust-remote-code", None, "run code that comes with the model")
+    add("--prompt-cache-bytes", _num_bytes, "memory for prompts already computed, 0 is none")
+    add("--prompt-cache-dir", str, "folder in which they outlive a restart", metavar="FOLDER")
+    add("--prompt-cache-disk-bytes", _num_bytes, "disk space for them")
     add(
         "--conversation-ttl",
         _within(float, 0, 10**9),
@@ -157,6 +164,8 @@ def _shown(default: Any) -> str:
         return " (the bundled demo model)"
     if isinstance(default, tuple):
         default = ",".join(default)
+    if isinstance(default, int) and default >= 2**30:
+        default = f"{default // 2**30}G"
     if isinstance(default, str) and default.startswith(str(ROOT)):
         default = default.removeprefix(str(ROOT) + "/")
     return f" ({default})"
@@ -171,6 +180,13 @@ def _within(kind: type[int] | type[float], low: float, high: float) -> Callable[
 
     convert.__name__ = kind.__name__
     return convert
+
+
+def _num_bytes(text: str) -> int:
+    match = re.fullmatch(r"(\d{1,19}(?:\.\d+)?)([KMGT]?)(?:I?B)?", text.strip().upper())
+    if match is None:
+        raise argparse.ArgumentTypeError(f"must be a size such as 512M or 2G, not {text}")
+    return int(float(match[1]) * 1024 ** (" KMGT".index(match[2]) if match[2] else 0))
 
 
 def _origins(text: str) -> tuple[str, ...]:

@@ -37,6 +37,11 @@ class Detokenizer:
         """Take a token; give the text that is certain by now, often a word, sometimes nothing."""
         return self._release(self._stream.step(token))
 
+    @property
+    def held(self) -> str:
+        """Whole characters that are held back."""
+        return self._held
+
     def flush(self) -> str:
         """Give all that is held back. An unfinished character becomes U+FFFD."""
         text = self._held + self._stream.flush()

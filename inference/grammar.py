@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import re
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from fractions import Fraction
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -22,22 +21,25 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from llguidance.gbnf_to_lark import any_to_lark
 from llguidance.numpy import fill_next_token_bitmask
 
+from inference.argument import Inexpressible
+from inference.call_format import CallRules, Marks, call_format
 from inference.detokenizer import token_bytes
-from inference.parser import Marker, Markers, is_json_format
+from inference.parser import Marker, Markers, ToolParser
+from inference.schema import (
+    ANY_OBJECT,
+    MAX_DEPTH,
+    MAX_TEXT,
+    adapted,
+    depth,
+    slashes_escaped,
+    why_not,
+)
 from parts import Constraint, InvalidRequest, Prompt, Tool
 
 log = logging.getLogger(__name__)
 
 MAX_GRAMMAR = 256 * 1024
 """Characters of all schemas, expressions and grammars of a request."""
-MAX_TEXT = 8 * 1024
-"""Characters of one expression, or of one text in a schema: each step reads it again."""
-MAX_DEPTH = 100
-"""Objects and lists inside each other, in a schema."""
-MAX_MULTIPLE = 100_000
-"""The least common multiple of all `multipleOf`: an automaton counts up to it."""
-MAX_OPTIONAL = 500
-"""Optional properties of one object: the parser considers all of them at once."""
 NUM_TRIED = 8
 """Tokens that are tried of every grammar before it is let in."""
 NUM_CACHED = 64
@@ -56,11 +58,7 @@ LIMITS = LLParserLimits(
     verbose_errors=False,
 )
 """What cannot be compiled ends in a second or two, and so does a step that goes wrong."""
-FORMATS = frozenset("date-time time date duration email hostname ipv4 ipv6 uuid uri".split())
-"""Formats of strings that can be enforced; all others say something, and demand nothing."""
 ANYTHING = r"/(.|\n)*/"
-ANY_OBJECT: Mapping[str, Any] = {"type": "object"}
-
 Grammar = Mapping[str, Any]
 """As llguidance reads it: a `json_schema` or a `lark_grammar`."""
 
@@ -72,8 +70,8 @@ class Rules:
     lark: str
     """With `start` as the answer, and `@name` for each of the others."""
     others: Mapping[str, Grammar]
-    optional: frozenset[str] = frozenset()
-    """Those that may be any JSON object if they cannot be enforced."""
+    optional: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Schemas of what to demand of some of them instead, if they cannot be enforced."""
 
 
 class Guide:
@@ -184,16 +182,22 @@ class Guide:
 class Grammars:
     """Compiles what prompts ask for, and remembers what it compiled."""
 
-    def __init__(self, tokenizer: Any, markers: Markers, *, vocab_size: int) -> None:
-        """`tokenizer` is mlx-lm's `TokenizerWrapper`."""
+    def __init__(
+        self,
+        tokenizer: Any,
+        markers: Markers,
+        *,
+        vocab_size: int,
+        tool_parser: ToolParser | None = None,
+    ) -> None:
+        """`tokenizer` is mlx-lm's `TokenizerWrapper`; `tool_parser` its own unless given."""
         self._tokenizer = tokenizer
         self._markers = markers
         self._vocab_size = vocab_size
         self._compiled: OrderedDict[str, LLMatcher] = OrderedDict()
         self._ll: LLTokenizer | None = None
         self._blank: frozenset[int] | None = None
-        self.can_force_tools = is_json_format(tokenizer.tool_parser)
-        """Whether we can write the calls that this model's parser reads."""
+        self._format = call_format(tool_parser or tokenizer.tool_parser)
 
     def guide(
         self, prompt: Prompt, tokens: Sequence[int], *, max_reasoning_tokens: int | None = None
@@ -231,9 +235,7 @@ class Grammars:
         body = self._body(prompt)
         if body is None:
             return None
-        return Rules(
-            self._thinking_first(body.lark, prompt, tokens), body.others, optional=body.optional
-        )
+        return Rules(self._thinking_first(body.lark, prompt, tokens), body.others, body.optional)
 
     def _body(self, prompt: Prompt) -> Rules | None:
         """The rules of the answer proper, with `body` as their start; None when it is free."""
@@ -242,22 +244,26 @@ class Grammars:
             return self._calls("calls", forced, prompt)
         if prompt.constraint is not None:
             answer = {"answer": _answer(prompt.constraint)}
-            if not (prompt.tools and self.can_force_tools):
+            if not (prompt.tools and self._format):
                 return Rules("body: @answer", answer)
             calls = self._calls("@answer | calls", prompt.tools, prompt)
             return Rules(calls.lark, {**answer, **calls.others}, calls.optional)
-        if self.can_force_tools and any(tool.strict for tool in prompt.tools):
-            calls = self._calls("TEXT? (calls TEXT?)?", prompt.tools, prompt)
-            return Rules(f"{calls.lark}\nTEXT: {self._text}", calls.others, calls.optional)
+        if any(tool.strict for tool in prompt.tools):
+            return self._calls_in_text(prompt)
         return None
 
-    @property
-    def _text(self) -> str:
-        """Anything that opens no call."""
-        start = self._markers.tool_start
-        if start is None or start.token is not None:
-            return ANYTHING
-        return rf"{ANYTHING} & ~/(.|\n)*{_escaped(start.text)}(.|\n)*/"
+    def _calls_in_text(self, prompt: Prompt) -> Rules:
+        """Text as the model likes, and calls after their schemas when it chooses to call."""
+        start, end = self._markers.tool_start, self._markers.tool_end
+        rest = " TEXT?" if end else ""  # without an end, all that follows is part of the call
+        if start is None or self._written_marker(start).startswith("<["):
+            body = f"TEXT? (calls{rest})?"
+            return self._calls(body, prompt.tools, prompt, f"TEXT: {ANYTHING}")
+        # A text goes on until it is none any more: where it ends is part of it.
+        before = rf"{ANYTHING} & ~/(.|\n)*{_escaped(start.text)}(.|\n)*/"
+        terminals = f"TEXT: {before}\nLEAD: ({before}) {self._written_marker(start)}"
+        body = f"TEXT? | calls{rest}"
+        return self._calls(body, prompt.tools, prompt, terminals, opening="LEAD")
 
     def _thinking_first(self, body: str, prompt: Prompt, tokens: Sequence[int]) -> str:
         """Let the model think before its answer, unless it was told not to."""
@@ -273,31 +279,64 @@ class Grammars:
         closing = "" if is_open else ")?"
         return rf"start: {opening} /\n{{0,2}}/{closing} body" + f"\n{rest}\n{body}"
 
-    def _calls(self, body: str, tools: Sequence[Tool], prompt: Prompt) -> Rules:
+    def _calls(
+        self,
+        body: str,
+        tools: Sequence[Tool],
+        prompt: Prompt,
+        terminals: str = "",
+        *,
+        opening: str | None = None,
+    ) -> Rules:
         """The rules of `body`, in which `calls` are calls of these tools."""
         start, end = self._markers.tool_start, self._markers.tool_end
-        if not self.can_force_tools or start is None or end is None:
-            raise InvalidRequest(
-                "This model writes its tool calls in a form that cannot be enforced here; "
-                "use tool_choice 'auto'.",
-                param="tool_choice",
-                code="unsupported_parameter",
-            )
-        names = [f"tool_{index}" for index in range(len(tools))]
-        lark = [
-            f"body: {body}",
-            "calls: call" + ("" if prompt.max_tool_calls == 1 else r' ("\n" call)*'),
-            f"call: {_terminal(start)} ({' | '.join(names)}) {_terminal(end)}",
-        ]
-        for name, tool in zip(names, tools, strict=True):
-            head = json.dumps(f'\n{{"name": {json.dumps(tool.name)}, "arguments": ')
-            tail = json.dumps("}\n")
-            lark.append(f"{name}: {head} @{name} {tail}")
-        return Rules(
-            "\n".join(lark),
-            {n: _schema(t.parameters) for n, t in zip(names, tools, strict=True)},
-            frozenset(n for n, t in zip(names, tools, strict=True) if not t.strict),
+        if self._format is None or start is None:
+            raise _cannot_call("This model has no form for tool calls that can be enforced.")
+        closing = self._written_marker(end) if end else ""
+        # An opening that holds the text before it holds the line between two calls too.
+        marks = (
+            Marks(opening, closing, "") if opening else Marks(self._written_marker(start), closing)
         )
+        rules = CallRules(self._say)
+        try:
+            calls = self._format.calls(rules, tools, marks, is_one=prompt.max_tool_calls == 1)
+        except Inexpressible as error:
+            raise _cannot_call(
+                f"The form of this model's tool calls has no words for {error}."
+            ) from error
+        return Rules(
+            "\n".join(filter(None, [f"body: {body}", f"calls: {calls}", *rules.lark, terminals])),
+            {name: _schema(schema) for name, schema in rules.schemas.items()},
+            rules.optional,
+        )
+
+    def _written_marker(self, marker: Marker) -> str:
+        """A marker in Lark's notation: a token, a text, or a text with tokens in it."""
+        if marker.token is not None:
+            return f"<[{marker.token}]>"
+        if marker.text in self._control_tokens:
+            return json.dumps(marker.text)
+        return self._say(marker.text)
+
+    def _say(self, text: str) -> str:
+        """A text in Lark's notation, in which control tokens are tokens."""
+        if not self._control_tokens:
+            return json.dumps(text)
+        names = sorted(self._control_tokens, key=len, reverse=True)
+        pieces = re.split(f"({'|'.join(map(re.escape, names))})", text)
+        said = (
+            f"<[{self._control_tokens[piece]}]>"
+            if piece in self._control_tokens
+            else json.dumps(piece)
+            for piece in pieces
+            if piece
+        )
+        return " ".join(said)
+
+    @cached_property
+    def _control_tokens(self) -> dict[str, int]:
+        added = getattr(self._tokenizer, "added_tokens_decoder", {})
+        return {t.content: id for id, t in added.items() if t.special or t.content[:1] in "<["}
 
     # Compiling
 
@@ -307,12 +346,12 @@ class Grammars:
         if key in self._compiled:
             self._compiled.move_to_end(key)
             return self._compiled[key]
-        others = {name: _adapted_grammar(grammar) for name, grammar in rules.others.items()}
+        others = {name: _adapted(grammar) for name, grammar in rules.others.items()}
         for name, grammar in others.items():
             if reason := self._why_not(name, grammar):
                 if name not in rules.optional:
                     raise _refused(reason, param)
-                others[name] = _schema(ANY_OBJECT)
+                others[name] = _schema(rules.optional[name])
         matcher = self._compile({"": {"lark_grammar": rules.lark}, **others})
         if matcher.is_error():
             raise _refused(_reason(matcher.get_error()), param)
@@ -323,7 +362,7 @@ class Grammars:
 
     def _written(self, rules: Rules, param: str) -> str:
         """The rules as text, if they can be written at all. Raises `InvalidRequest`."""
-        if any(_depth(grammar) > MAX_DEPTH for grammar in rules.others.values()):
+        if any(depth(grammar) > MAX_DEPTH for grammar in rules.others.values()):
             raise _refused(f"it is nested deeper than {MAX_DEPTH} levels", param)
         try:
             text = json.dumps([rules.lark, rules.others], ensure_ascii=False, allow_nan=False)
@@ -338,13 +377,8 @@ class Grammars:
 
     def _why_not(self, name: str, grammar: Grammar) -> str | None:
         """Say why a grammar cannot be enforced, if it cannot."""
-        values = list(_values(grammar.get("json_schema", {})))
-        if any(isinstance(v, str) and len(v) > MAX_TEXT for v in values):
-            return f"it contains a text of more than {MAX_TEXT} characters"
-        if _multiple(values) > MAX_MULTIPLE:
-            return f"multipleOf is finer or larger than {MAX_MULTIPLE} steps"
-        if _num_optional(grammar.get("json_schema")) > MAX_OPTIONAL:
-            return f"an object has more than {MAX_OPTIONAL} optional properties"
+        if reason := why_not(grammar.get("json_schema", {})):
+            return reason
         matcher = self._compile({name: grammar})
         mask = np.zeros((1, (self._vocab_size + 31) // 32), np.int32)
         # Some that can be compiled fail at the first step.
@@ -403,6 +437,10 @@ class Grammars:
         return self._blank
 
 
+def _cannot_call(message: str) -> InvalidRequest:
+    return InvalidRequest(message, param="tools", code="unsupported_parameter")
+
+
 def _says_not_to_think(prompt: Prompt) -> bool:
     args = prompt.template_args
     return args.get("enable_thinking") is False or args.get("reasoning_effort") == "none"
@@ -421,7 +459,7 @@ def _answer(constraint: Constraint) -> Grammar:
         case "regex" | "grammar", str(text) if len(text) > MAX_TEXT:
             raise _refused(f"it has more than {MAX_TEXT} characters", constraint.param)
         case "regex", str(pattern):
-            return {"lark_grammar": f"start: /{_slashes_escaped(pattern)}/"}
+            return {"lark_grammar": f"start: /{slashes_escaped(pattern)}/"}
         case "choice", choices:
             if any(len(choice) > MAX_TEXT for choice in choices):
                 raise _refused(f"a choice has more than {MAX_TEXT} characters", constraint.param)
@@ -445,40 +483,10 @@ def _schema(schema: Mapping[str, Any]) -> Grammar:
     return {"json_schema": {**(schema or ANY_OBJECT), "x-guidance": LAYOUT}}
 
 
-def _adapted_grammar(grammar: Grammar) -> Grammar:
+def _adapted(grammar: Grammar) -> Grammar:
     if "json_schema" not in grammar:
         return grammar
-    return {"json_schema": _adapted(grammar["json_schema"])}
-
-
-def _adapted(schema: Any) -> Any:
-    """Leave out what demands nothing, or nothing more, where llguidance would refuse it.
-
-    Pydantic names formats of its own; Zod puts beside `email` a pattern that looks around, and
-    says of the names in an object that they are strings.
-    """
-    if not isinstance(schema, Mapping):
-        return [_adapted(s) for s in schema] if isinstance(schema, list) else schema
-    adapted = {}
-    for key, value in schema.items():
-        match key, value:
-            case "format", str() if value not in FORMATS:
-                continue
-            case "pattern", str() if "(?" in value and schema.get("format") in FORMATS:
-                if re.search(r"\(\?<?[=!]", value):
-                    continue
-            case ("propertyNames", {"type": "string", **rest}) if not rest:
-                continue
-            case "uniqueItems", False:
-                continue
-            case "properties" | "patternProperties" | "$defs" | "definitions", Mapping():
-                value = {name: _adapted(child) for name, child in value.items()}
-            case "const" | "enum" | "default" | "examples", _:
-                pass
-            case _:
-                value = _adapted(value)
-        adapted[key] = value
-    return adapted
+    return {"json_schema": adapted(grammar["json_schema"])}
 
 
 def _terminal(marker: Marker) -> str:
@@ -489,69 +497,8 @@ def _quoted(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
-def _slashes_escaped(pattern: str) -> str:
-    """An expression as it stands between slashes in Lark's notation."""
-    escaped = re.sub(r"(\\.)|/", lambda m: m[1] or r"\/", pattern, flags=re.DOTALL)
-    # An escaped line is still a line, which would end the expression.
-    return escaped.replace("\n", r"\n")
-
-
 def _escaped(text: str) -> str:
-    return _slashes_escaped(re.escape(text))
-
-
-def _depth(value: Any) -> int:
-    """How many objects and lists stand inside each other; counted no further than needed."""
-    depth, level = 0, [value]
-    while level and depth <= MAX_DEPTH:
-        depth += 1
-        level = [
-            child
-            for parent in level
-            for child in (parent.values() if isinstance(parent, Mapping) else parent)
-            if isinstance(child, Mapping | list | tuple)
-        ]
-    return depth
-
-
-def _values(value: Any, key: str = "") -> Iterator[Any]:
-    """Every text of a schema, keys too, and every `multipleOf` as a fraction."""
-    match value:
-        case str():
-            yield value
-        case Mapping():
-            for name, child in value.items():
-                yield name
-                yield from _values(child, name)
-        case list() | tuple():
-            for child in value:
-                yield from _values(child)
-        case int() | float() if key == "multipleOf" and value > 0:
-            yield Fraction(str(value))
-
-
-def _num_optional(value: Any) -> int:
-    """Count the optional properties of the object that has the most."""
-    match value:
-        case {"properties": Mapping() as properties, **rest}:
-            required = rest.get("required")
-            names = (
-                {n for n in required if isinstance(n, str)} if isinstance(required, list) else ()
-            )
-            inner = max(map(_num_optional, [*properties.values(), *rest.values()]), default=0)
-            return max(inner, len(properties.keys() - names))
-        case Mapping():
-            return max(map(_num_optional, value.values()), default=0)
-        case list() | tuple():
-            return max(map(_num_optional, value), default=0)
-    return 0
-
-
-def _multiple(values: Sequence[Any]) -> int:
-    """The least common multiple of the fractions, in units of the finest of them."""
-    fractions = [v for v in values if isinstance(v, Fraction)]
-    unit = math.lcm(*(f.denominator for f in fractions))
-    return math.lcm(*(int(f * unit) for f in fractions))
+    return slashes_escaped(re.escape(text))
 
 
 def _reason(error: str) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from inference import memory
 from inference.detokenizer import Detokenizer
@@ -22,7 +22,10 @@ from inference.engine import LoadedModel
 from inference.parser import Markers, Parser
 from inference.repository import read_config, weight_bytes, weight_files
 from inference.template import ChatTemplate
-from parts import ModelCard, Prompt, SamplingParams, Unavailable
+from parts import InvalidRequest, ModelCard, Prompt, SamplingParams, Unavailable
+
+if TYPE_CHECKING:
+    from inference.prefix_folder import PrefixFolder
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +48,8 @@ class LoadOptions:
     """Bytes that the process may use; None is what the device recommends, less a part."""
     is_forced: bool = False
     """Whether to load what does not seem to fit."""
+    prefix_cache_folder: Path | None = None
+    prefix_folder_bytes: int = 10 * 2**30
 
 
 def load(options: LoadOptions) -> LoadedModel:
@@ -56,6 +61,7 @@ def load(options: LoadOptions) -> LoadedModel:
     with _file_limit_kept():
         import mlx.core as mx
         import mlx_lm
+        from mlx_lm.tool_parsers import json_tools
 
         from inference import self_test
         from inference.grammar import Grammars, Guide
@@ -79,7 +85,22 @@ def load(options: LoadOptions) -> LoadedModel:
         log.debug("loading failed", exc_info=error)
         raise Unavailable(_reason(error, options)) from error
     template = ChatTemplate(tokenizer, options.template_args)
-    markers = Markers.of(tokenizer)
+    markers, tool_parser = Markers.of(tokenizer), tokenizer.tool_parser
+    if not template.can_call_tools:
+        markers, tool_parser = markers.with_fallback_tools(tokenizer), json_tools.parse_tool_call
+
+    num_embeddings = _num_embeddings(model) or width
+
+    def render(prompt: Prompt) -> list[int]:
+        tokens = template.render(prompt)
+        if (token := max(tokens, default=0)) >= num_embeddings:
+            word = str(tokenizer.convert_ids_to_tokens(token))
+            raise InvalidRequest(
+                f"The prompt holds the token {word[:64]!r}, which this model was not made for.",
+                param="messages",
+                code="unsupported_content",
+            )
+        return tokens
 
     def make_parser(tokens: list[int], prompt: Prompt) -> Parser:
         return Parser(
@@ -87,7 +108,7 @@ def load(options: LoadOptions) -> LoadedModel:
             markers,
             is_thinking=markers.opens_thinking(tokens, tokenizer),
             tools=prompt.tools,
-            tool_parser=tokenizer.tool_parser,
+            tool_parser=tool_parser,
         )
 
     def make_guide(tokens: list[int], prompt: Prompt, params: SamplingParams) -> Guide | None:
@@ -98,7 +119,7 @@ def load(options: LoadOptions) -> LoadedModel:
     mx.set_cache_limit(max(limit // 20, 2**28))
     # Not the number of tokens: some vocabularies have gaps, with the stop tokens behind them.
     vocab_size = min(width, max(tokenizer.get_vocab().values()) + 1)
-    grammars = Grammars(tokenizer, markers, vocab_size=vocab_size)
+    grammars = Grammars(tokenizer, markers, vocab_size=vocab_size, tool_parser=tool_parser)
     return LoadedModel(
         card=ModelCard(
             name=options.name,
@@ -113,13 +134,13 @@ def load(options: LoadOptions) -> LoadedModel:
             model,
             tokenizer,
             vocab_size=vocab_size,
-            prefix_cache=PrefixCache(options.prefix_cache_bytes),
             num_opening=template.num_opening,
             can_batch=can_batch,
             can_pad=can_pad,
+            prefix_cache=PrefixCache(options.prefix_cache_bytes, _prefix_folder(options, model)),
         ),
         budget=memory.Budget(limit, mx.get_active_memory() + limit // 20, layers),
-        render=template.render,
+        render=render,
         make_parser=make_parser,
         make_guide=make_guide,
         vocab_size=vocab_size,
@@ -172,6 +193,33 @@ def _warm_up(mx: Any, model: Any) -> tuple[int, tuple[memory.Growth, ...]]:
     mx.eval(logits)
     growth = tuple(g for layer in cache for g in memory.growth_of(layer))
     return int(logits.shape[-1]), growth
+
+
+def _num_embeddings(model: Any) -> int:
+    """How many tokens the model can read: the tokenizer's files may name more."""
+    import mlx.nn as nn
+
+    kinds = (nn.Embedding, nn.QuantizedEmbedding)
+    rows = [m.weight.shape[0] for _, m in model.named_modules() if isinstance(m, kinds)]
+    return max(rows, default=0)
+
+
+def _prefix_folder(options: LoadOptions, model: Any) -> PrefixFolder | None:
+    """Open the folder of prefixes, under a key that only this model's caches have."""
+    import mlx.core as mx
+    from mlx_lm.models.cache import make_prompt_cache
+
+    from inference.prefix_folder import PrefixFolder, key_of
+
+    if options.prefix_cache_folder is None or not options.prefix_cache_bytes:
+        return None
+    files = [options.folder / "config.json", *weight_files(options.folder)]
+    if options.adapter_path:
+        files += sorted(p for p in Path(options.adapter_path).iterdir() if p.is_file())
+    layers = [type(layer).__name__ for layer in make_prompt_cache(model)]
+    device = str(mx.default_device())
+    key = key_of(files, version("mlx"), version("mlx-lm"), device, *layers)
+    return PrefixFolder(options.prefix_cache_folder, key, max_bytes=options.prefix_folder_bytes)
 
 
 def _context_window(folder: Path, tokenizer: Any) -> int:

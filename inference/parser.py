@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from inference.argument import typed
+from inference.call_format import call_format
 from inference.detokenizer import Detokenizer
 from inference.tool_call import JsonCall, new_call
 from parts import Part, Reasoning, Text, Tool, ToolArguments
@@ -60,6 +62,12 @@ class Markers:
             marker(t.tool_call_end, t.tool_call_end_tokens),
         )
 
+    def with_fallback_tools(self, tokenizer: Any) -> Markers:
+        """The markers of a model that has learned none for tools, and is told of these."""
+        known = tokenizer.get_added_vocab()
+        start, end = (Marker(t, known.get(t)) for t in ("<tool_call>", "</tool_call>"))
+        return replace(self, tool_start=start, tool_end=end)
+
     def opens_thinking(self, prompt: Sequence[int], tokenizer: Any) -> bool:
         """Whether the prompt's last words are an opened think block."""
         if self.think_start is None:
@@ -84,11 +92,17 @@ class Parser:
         """Start in a think block if `is_thinking`; recognise calls only when there are `tools`."""
         self._detokenizer = detokenizer
         self._markers = markers
-        self._tools = [{"type": "function", "function": _definition(t)} for t in tools]
+        self._format = call_format(tool_parser)
+        has_bare_text = self._format is not None and self._format.has_bare_text
+        self._tools = [
+            {"type": "function", "function": _definition(t, has_bare_text)} for t in tools
+        ]
+        self._by_name = {tool.name: tool for tool in tools} if has_bare_text else {}
+        """Those whose arguments come as bare text, and are given their types here."""
         self._tool_parser = tool_parser if tools else None
         self._held = ""
         """Text of which it is not yet known what it is: part of a marker, or white space."""
-        self._is_json_format = is_json_format(tool_parser)
+        self._is_json_format = self._format is not None and self._format.is_json
         self._call = JsonCall()
         self._skips_space = is_thinking
         self.num_calls = 0
@@ -104,6 +118,11 @@ class Parser:
         if marker not in self._expected():  # it comes too late, after what was held back
             return [*parts, *self._take(marker.text)]
         return [*parts, *self._cross(marker)]
+
+    @property
+    def num_held(self) -> int:
+        """Bytes of text that were taken and not given yet."""
+        return len((self._held + self._detokenizer.held).encode("utf-8", "replace"))
 
     def flush(self, *, is_cut: bool = False) -> list[Part]:
         """Give all that is left when the answer ends, or `is_cut` short wherever it is."""
@@ -257,17 +276,13 @@ class Parser:
         assert self._tool_parser is not None
         try:
             calls = self._tool_parser(text, self._tools)
-            return [_name_and_arguments(c) for c in (calls if isinstance(calls, list) else [calls])]
+            calls = calls if isinstance(calls, list) else [calls]
+            return [_name_and_arguments(c, self._by_name) for c in calls]
         except Exception:  # the parsers of mlx-lm raise whatever they stumble over
             return []
 
 
-def is_json_format(tool_parser: ToolParser | None) -> bool:
-    """Whether calls are written as `{"name": …, "arguments": {…}}` between the markers."""
-    return getattr(tool_parser, "__module__", "").endswith(".json_tools")
-
-
-def _name_and_arguments(call: Any) -> tuple[str, str]:
+def _name_and_arguments(call: Any, by_name: Mapping[str, Tool]) -> tuple[str, str]:
     name, arguments = call["name"], call.get("arguments", {})
     if not isinstance(name, str) or not name:
         raise ValueError("a call without a name")
@@ -275,18 +290,26 @@ def _name_and_arguments(call: Any) -> tuple[str, str]:
         arguments = json.loads(arguments)
     if not isinstance(arguments, dict):
         raise ValueError("arguments that are not an object")
+    if tool := by_name.get(name):
+        known = _properties(tool)
+        arguments = {k: typed(v, known.get(k, True), tool.parameters) for k, v in arguments.items()}
     text = json.dumps(arguments, ensure_ascii=False, allow_nan=False)
     # Half a surrogate pair cannot be sent to anyone.
     (name + text).encode()
     return name, text
 
 
-def _definition(tool: Tool) -> dict[str, Any]:
-    return {
-        "name": tool.name,
-        "description": tool.description,
-        "parameters": dict(tool.parameters),
-    }
+def _definition(tool: Tool, has_bare_text: bool) -> dict[str, Any]:
+    """A tool as mlx-lm's parsers know it: all its arguments are texts where we type them."""
+    parameters = dict(tool.parameters)
+    if has_bare_text:
+        parameters = {"properties": {key: {"type": "string"} for key in _properties(tool)}}
+    return {"name": tool.name, "description": tool.description, "parameters": parameters}
+
+
+def _properties(tool: Tool) -> Mapping[str, Any]:
+    properties = tool.parameters.get("properties")
+    return properties if isinstance(properties, Mapping) else {}
 
 
 def _start_of(marker: str, text: str) -> int:

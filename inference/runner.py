@@ -6,7 +6,6 @@ Nothing here waits for the device but `decode`, and a chunk of a prompt for the 
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterable
 from typing import Any
@@ -16,6 +15,7 @@ from mlx_lm.models.cache import can_trim_prompt_cache, make_prompt_cache
 
 from inference import rows as kv
 from inference.batch import Arrivals, Batch
+from inference.cache_layers import copied
 from inference.detokenizer import token_bytes
 from inference.prefix_cache import PrefixCache
 from inference.rows import Cache
@@ -164,18 +164,23 @@ class Runner:
         return min(far, *(stop for stop in stops if stop > sequence.num_computed))
 
     def _checkpoints(self, sequence: Sequence) -> list[int]:
-        """Where to keep what cannot be trimmed later: the end of the last turn."""
+        """Where to keep what cannot be trimmed later.
+
+        At the end of the last turn, and where other prompts were seen to part from this one.
+        """
+        if self._can_trim:
+            return []
         end_of_turn = len(sequence.prompt) - self._num_opening
-        return [] if self._can_trim else [end_of_turn]
+        return [end_of_turn, *self.prefix_cache.checkpoints(sequence.tokens)]
 
     def _keep_checkpoint(self, sequence: Sequence) -> None:
         if sequence.num_computed in self._checkpoints(sequence):
-            self._remember(sequence, copy.deepcopy(sequence.cache))
+            self._remember(sequence, copied(sequence.cache))
 
     def _keep_prompt(self, sequence: Sequence) -> None:
         """Keep a long prompt at once, for those who ask with the same one meanwhile."""
         if self._can_trim and sequence.num_tokens - sequence.num_cached >= WORTH_SHARING:
-            self._remember(sequence, copy.deepcopy(sequence.cache))
+            self._remember(sequence, copied(sequence.cache))
 
     def _remember(self, sequence: Sequence, cache: Cache) -> None:
         self.prefix_cache.insert(sequence.tokens[: sequence.num_computed], cache)

@@ -146,15 +146,16 @@ class Sequence:
         if self._num_tool_calls and reason == "stop":
             reason = "tool_calls"
         self.finish_reason = reason
-        last: list[Part] = [self._text("")] if self._logprobs else []
-        return [*last, Finish(reason, self.usage)]
+        last = self._text("")
+        return [*([last] if last.logprobs else []), Finish(reason, self.usage)]
 
     def _spoken(self, parts: Iterable[Part]) -> list[Part]:
         """Apply the stop strings, which are looked for in the answer's text and nowhere else."""
         said: list[Part] = []
         for part in parts:
             if self._stop.has_stopped:
-                break
+                self._stop.add(part.text if isinstance(part, Text) else "")
+                continue
             # A model may write several calls at once.
             is_last_call = self._num_tool_calls == self._max_tool_calls
             if is_last_call and not isinstance(part, ToolArguments):
@@ -170,5 +171,14 @@ class Sequence:
         return said
 
     def _text(self, text: str) -> Text:
-        logprobs, self._logprobs = tuple(self._logprobs), []
-        return Text(text, logprobs)
+        """Text with the log-probabilities of the tokens that it is made of.
+
+        Where stop strings are looked for, those of a text that is held back wait with it, and
+        those of one that is cut off are never given.
+        """
+        given = len(self._logprobs)
+        held = self._stop.num_held + self._parser.num_held if self.params.stop else 0
+        while given and held and (held := held - len(self._logprobs[given - 1].raw)) >= 0:
+            given -= 1
+        logprobs, self._logprobs = self._logprobs[:given], self._logprobs[given:]
+        return Text(text, tuple(logprobs))

@@ -13,17 +13,25 @@ class StopScanner:
         self._held = ""
         self.has_stopped = False
 
+    @property
+    def num_held(self) -> int:
+        """Bytes that were taken and not given: held back, or cut off for good."""
+        return len(self._held.encode("utf-8", "replace"))
+
     def add(self, text: str) -> str:
         """Take more text; give what certainly stands before any stop string."""
-        if not self._stop or self.has_stopped:
-            return "" if self.has_stopped else text
+        if not self._stop:
+            return text
         text = self._held + text
+        if self.has_stopped:
+            self._held = text
+            return ""
         found = [(i + len(s), i) for s in self._stop if (i := text.find(s)) >= 0]
         if found:
             self.has_stopped = True
-            self._held = ""
             # The first to be complete, as if the text had come letter by letter.
             _, start = min(found)
+            self._held = text[start:]
             return text[:start]
         keep = self._start_of_stop(text)
         self._held = text[keep:]
@@ -31,6 +39,8 @@ class StopScanner:
 
     def flush(self) -> str:
         """Give what was held back: no stop string came of it."""
+        if self.has_stopped:
+            return ""
         text, self._held = self._held, ""
         return text
 

@@ -30,6 +30,16 @@ RESERVED_ARGS = frozenset(
     "return_tensors chat_template padding truncation max_length bos_token eos_token pad_token "
     "unk_token raise_exception strftime_now namespace range dict lipsum cycler joiner".split()
 )
+FALLBACK_TOOLS = """\
+You may call these functions, each given as JSON:
+{}
+
+To call one, write this and nothing after it:
+<tool_call>
+{{"name": "its name", "arguments": {{its arguments as JSON}}}}
+</tool_call>
+The result comes in the next message, between <tool_response> and </tool_response>."""
+"""What a model is told of tools when its own template has no words for them."""
 FALLBACK_TEMPLATE = (
     "{% for m in messages %}{{ m.role | capitalize }}: {{ m.content }}\n\n{% endfor %}"
     "{% if add_generation_prompt %}Assistant:{% endif %}"
@@ -66,8 +76,10 @@ class ChatTemplate:
             InvalidRequest: the template does not accept these messages or arguments.
         """
         args = self._arguments(prompt.template_args)
-        messages = self._accepted(prompt.messages)
-        tools = [_tool_entry(self._disarmed_tool(tool)) for tool in prompt.tools] or None
+        messages = self._accepted(self._told_of_tools(prompt))
+        tools: list[dict[str, Any]] | None = None
+        if prompt.tools and self.can_call_tools:
+            tools = [_tool_entry(self._disarmed_tool(tool)) for tool in prompt.tools]
         in_words = [_as_plain_text(message) for message in messages]
         for attempt in (messages, _alternating(messages)):
             try:
@@ -75,6 +87,19 @@ class ChatTemplate:
             except Exception:  # a template may fail in any way
                 continue
         return self._encode(self._text_or_refusal(_alternating(in_words), tools, args))
+
+    def _told_of_tools(self, prompt: Prompt) -> Sequence[Message]:
+        """The messages, with the tools in words where the template has none for them."""
+        if not prompt.tools or self.can_call_tools:
+            return prompt.messages
+        definitions = (
+            json.dumps(_tool_entry(tool)["function"], ensure_ascii=False) for tool in prompt.tools
+        )
+        words = FALLBACK_TOOLS.format("\n".join(definitions))
+        first, *rest = (_as_plain_text(message) for message in prompt.messages)
+        if first.role in ("system", "developer"):
+            return (replace(first, content=_joined([first.content, words])), *rest)
+        return (Message("system", words), first, *rest)
 
     def _text(self, messages: Iterable[Message], tools: Any, args: Mapping[str, Any]) -> str:
         entries = [_message_entry(self._disarmed(message)) for message in messages]
@@ -359,9 +384,13 @@ def _system_in_first_user(messages: Sequence[Message]) -> list[Message]:
 def _as_plain_text(message: Message) -> Message:
     """Say a tool's part in words, for a template that knows no tools."""
     if message.role == "tool":
-        return Message("user", f"Result of the tool call:\n{message.content}")
-    calls = "\n".join(f"Called {c.name} with {c.arguments}" for c in message.tool_calls)
-    return replace(message, content=_joined([message.content, calls]), tool_calls=())
+        return Message("user", f"<tool_response>\n{message.content}\n</tool_response>")
+    calls = (
+        f'<tool_call>\n{{"name": {json.dumps(c.name, ensure_ascii=False)}, '
+        f'"arguments": {c.arguments or "{}"}}}\n</tool_call>'
+        for c in message.tool_calls
+    )
+    return replace(message, content=_joined([message.content, *calls]), tool_calls=())
 
 
 def _alternating(messages: Sequence[Message]) -> list[Message]:

@@ -6,6 +6,8 @@ The stream is the product; a whole answer is the fold of its chunks.
 
 from __future__ import annotations
 
+import json
+import logging
 import secrets
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -32,6 +34,9 @@ from parts import (
 )
 from protocol import constraints
 from protocol.thinking import ReasoningFormat, Thinking
+from protocol.tools import CUSTOM_ARGUMENT, custom_input, custom_parameters
+
+log = logging.getLogger(__name__)
 
 Json = dict[str, Any]
 ROLES: Mapping[str, Role] = {
@@ -137,11 +142,8 @@ def _tools(body: Mapping[str, Any]) -> tuple[Tool, ...]:
     offered = body.get("tools") or [
         {"type": "function", "function": f} for f in body.get("functions") or ()
     ]
-    tools = tuple(
-        _tool(tool, index)
-        for index, tool in enumerate(offered)
-        if tool.get("type", "function") == "function"
-    )
+    read = (_tool(tool, index) for index, tool in enumerate(offered))
+    tools = tuple(tool for tool in read if tool is not None)
     choice = _choice(body)
     if choice == "none":
         return ()
@@ -150,6 +152,12 @@ def _tools(body: Mapping[str, Any]) -> tuple[Tool, ...]:
     if _demands_call(body) and not chosen:
         raise InvalidRequest("It demands a tool that is not among the tools.", param="tool_choice")
     return chosen
+
+
+def custom_names(body: Mapping[str, Any]) -> frozenset[str]:
+    """The names of the custom tools, whose calls hold a text and not JSON."""
+    tools = body.get("tools") or ()
+    return frozenset(str(_name(tool)) for tool in tools if tool.get("type") == "custom")
 
 
 def is_legacy(body: Mapping[str, Any]) -> bool:
@@ -168,7 +176,11 @@ def _chosen(choice: Any) -> set[Any] | None:
             return None
         case {"type": "allowed_tools", "allowed_tools": {"tools": [*allowed]}}:
             return {_name(tool) for tool in allowed}
-        case {"type": "function", "function": {"name": name}} | {"name": name}:
+        case (
+            {"type": "function", "function": {"name": name}}
+            | {"type": "custom", "custom": {"name": name}}
+            | {"name": name}
+        ):
             return {name}
     raise InvalidRequest(
         "It is none of none, auto, required, a function and allowed_tools.", param="tool_choice"
@@ -187,15 +199,24 @@ def _demands_call(body: Mapping[str, Any]) -> bool:
 
 
 def _name(tool: Any) -> Any:
-    return (tool.get("function") or tool).get("name") if isinstance(tool, dict) else None
+    if not isinstance(tool, dict):
+        return None
+    inner = tool.get("function") or tool.get("custom") or tool
+    return inner.get("name") if isinstance(inner, dict) else None
 
 
-def _tool(tool: Mapping[str, Any], index: int) -> Tool:
-    function = tool.get("function") or tool
-    name = function.get("name")
+def _tool(tool: Mapping[str, Any], index: int) -> Tool | None:
+    kind = tool.get("type", "function")
+    if kind not in ("function", "custom"):
+        log.info("left out a tool of type %r", str(kind)[:64])
+        return None
+    function = tool.get(kind) or tool
+    name = function.get("name") if isinstance(function, dict) else None
     if not isinstance(name, str) or not name:
-        raise InvalidRequest("A tool needs a name.", param=f"tools[{index}].function.name")
+        raise InvalidRequest("A tool needs a name.", param=f"tools[{index}].{kind}.name")
     parameters = function.get("parameters")
+    if kind == "custom":
+        parameters = custom_parameters(function.get("format"))
     return Tool(
         name=name,
         description=str(function.get("description") or ""),
@@ -244,7 +265,9 @@ def _calls(message: Mapping[str, Any]) -> list[Json]:
 
 def _call(call: Mapping[str, Any]) -> ToolCall:
     function = call.get("function") or call.get("custom") or {}
-    arguments = function.get("arguments", function.get("input"))
+    arguments = function.get("arguments")
+    if "input" in function and arguments is None:
+        arguments = json.dumps({CUSTOM_ARGUMENT: function["input"]}, ensure_ascii=False)
     return ToolCall(
         id=str(call.get("id") or ""),
         name=str(function.get("name") or ""),
@@ -258,24 +281,43 @@ def _call(call: Mapping[str, Any]) -> ToolCall:
 class _Choice:
     """Where one choice of a completion has got to."""
 
-    def __init__(self, reasoning_format: ReasoningFormat, is_legacy: bool) -> None:
+    def __init__(
+        self, reasoning_format: ReasoningFormat, is_legacy: bool, custom_names: frozenset[str]
+    ) -> None:
         self.thinking = Thinking(reasoning_format)
         self.finish_reason: str | None = None
         self._is_legacy = is_legacy
+        self._custom_names = custom_names
+        self._custom: str | None = None
+        """The arguments so far of a custom call, whose input is known when they are whole."""
         self._num_calls = 0
 
-    def call_delta(self, part: ToolCall | ToolArguments) -> Json:
+    def call_deltas(self, part: ToolCall | ToolArguments) -> Iterator[Json]:
         """A call opens with its id and name; what follows has its index only."""
         match part:
+            case ToolCall(id, name, arguments) if name in self._custom_names:
+                self._num_calls += 1
+                self._custom = arguments
+                yield self._call({"id": id, "type": "custom"}, custom={"name": name, "input": ""})
             case ToolCall(id, name, arguments):
                 self._num_calls += 1
                 function = {"name": name, "arguments": arguments}
-                head = {"id": id, "type": "function"}
+                yield self._call({"id": id, "type": "function"}, function=function)
+            case ToolArguments(text) if self._custom is not None:
+                self._custom += text
             case ToolArguments(text):
-                function, head = {"arguments": text}, {}
+                yield self._call({}, function={"arguments": text})
+
+    def closing_deltas(self) -> Iterator[Json]:
+        """The input of a custom call, once no more of it comes."""
+        arguments, self._custom = self._custom, None
+        if arguments is not None:
+            yield self._call({}, custom={"input": custom_input(arguments)})
+
+    def _call(self, head: Json, **what: Json) -> Json:
         if self._is_legacy:
-            return {"function_call": function}
-        return {"tool_calls": [{"index": self._num_calls - 1, **head, "function": function}]}
+            return {"function_call": what["function"]}
+        return {"tool_calls": [{"index": self._num_calls - 1, **head, **what}]}
 
     def end(self, reason: str) -> str:
         """Why the choice ended, in the client's words."""
@@ -295,6 +337,7 @@ class Completion:
         num_choices: int = 1,
         include_usage: bool = False,
         is_legacy: bool = False,
+        custom_names: frozenset[str] = frozenset(),
         reasoning_format: ReasoningFormat = "separate",
     ) -> None:
         self.id = f"chatcmpl-{secrets.token_hex(16)}"
@@ -306,7 +349,9 @@ class Completion:
             "model": model,
             "system_fingerprint": fingerprint,
         }
-        self._choices = [_Choice(reasoning_format, is_legacy) for _ in range(num_choices)]
+        self._choices = [
+            _Choice(reasoning_format, is_legacy, custom_names) for _ in range(num_choices)
+        ]
         self._include_usage = include_usage
 
     @property
@@ -338,6 +383,9 @@ class Completion:
         choice = self._choices[index]
         shown = (shown for part in parts for shown in choice.thinking.show(part))
         for part in joined(shown):
+            if not isinstance(part, ToolArguments):
+                for delta in choice.closing_deltas():
+                    yield self._chunk(index, delta)
             match part:
                 case Reasoning(text):
                     # Clients read one name or the other, and none reads both.
@@ -345,7 +393,8 @@ class Completion:
                 case Text(text, logprobs):
                     yield self._chunk(index, {"content": text}, logprobs=logprobs)
                 case ToolCall() | ToolArguments():
-                    yield self._chunk(index, choice.call_delta(part))
+                    for delta in choice.call_deltas(part):
+                        yield self._chunk(index, delta)
                 case Finish(reason, usage):
                     self.usage = self.usage + usage
                     yield self._chunk(index, {}, finish_reason=choice.end(reason))
@@ -450,8 +499,9 @@ def _fold(choice: Json, piece: Json) -> None:
 
 
 def _fold_call(calls: list[Json], call: Json) -> None:
+    kind = "custom" if "custom" in call else "function"
     if call["index"] < len(calls):
-        calls[call["index"]]["function"]["arguments"] += call["function"]["arguments"]
+        for key, more in call[kind].items():
+            calls[call["index"]][kind][key] += more
         return
-    function = dict(call["function"])
-    calls.append({"id": call["id"], "type": call["type"], "function": function})
+    calls.append({"id": call["id"], "type": call["type"], kind: dict(call[kind])})

@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from parts import EngineFailed, NotFound, NotReady, QueueFull, Refused, ServerError, Unavailable
+from parts import (
+    EngineFailed,
+    NotFound,
+    NotReady,
+    QueueFull,
+    Refused,
+    ServerError,
+    Unavailable,
+    Unmatched,
+)
 
 RETRY_AFTER_S = 2
 """Whole seconds: some clients read nothing else."""
@@ -44,6 +53,8 @@ def status_of(error: ServerError) -> int:
             return 429
         case Unavailable():
             return 503
+        case Unmatched():
+            return 422
         case Refused():
             return 400
         case _:

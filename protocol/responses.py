@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
-from parts import InvalidRequest, Message, Prompt, SamplingParams, Tool
+from parts import InvalidRequest, Message, Prompt, SamplingParams, Tool, Unmatched
 from protocol import constraints
+from protocol.compaction import expanded
 from protocol.items import Item, Resolve, normalised
 from protocol.tools import Toolbox
 from protocol.transcript import messages
@@ -86,6 +88,7 @@ def read(
     offered = toolbox.offered(given.get("tool_choice", "auto"))
     constraint = constraints.of_request(given, _text_format(given), "text.format")
     items = tuple(normalised(body.get("input"), resolve))
+    _refuse_unmatched(history, items)
     include = frozenset(map(str, given.get("include", ())))
     max_tool_calls = _max_tool_calls(given)
     prompt = Prompt(
@@ -168,6 +171,30 @@ def _refuse_contradictions(given: Mapping[str, Any]) -> None:
         raise InvalidRequest(
             "A background response can only be fetched when it is stored.", param="background"
         )
+
+
+def _refuse_unmatched(history: Iterable[Item], items: Iterable[Item]) -> None:
+    """See that every new result of a tool answers a call, and is the only one that does."""
+    waiting: set[str] = set()
+    answered: set[str] = set()
+    past = ((False, item) for item in expanded(history))
+    for is_new, item in chain(past, ((True, item) for item in expanded(items))):
+        match item:
+            case {"type": "function_call" | "custom_tool_call", "call_id": id}:
+                waiting.add(id)
+            case {"type": "function_call_output" | "custom_tool_call_output", "call_id": id}:
+                if is_new and id not in waiting:
+                    raise _unmatched(id, id in answered)
+                waiting.discard(id)
+                answered.add(id)
+
+
+def _unmatched(id: str, is_answered: bool) -> Unmatched:
+    if is_answered:
+        return Unmatched(f"The call {id[:64]!r} has a result already.", param="input")
+    return Unmatched(
+        f"No tool call found for function call output with call_id {id[:64]}.", param="input"
+    )
 
 
 # What the response says of itself

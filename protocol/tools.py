@@ -127,12 +127,7 @@ class Toolbox:
 
     def _add_custom(self, given: Mapping[str, Any], where: str, namespace: str | None) -> Json:
         name = _name(given, where)
-        parameters = {
-            "type": "object",
-            "properties": {CUSTOM_ARGUMENT: _input_schema(given.get("format"))},
-            "required": [CUSTOM_ARGUMENT],
-            "additionalProperties": False,
-        }
+        parameters = custom_parameters(given.get("format"))
         tool = Tool(flat_name(name, namespace), _description(given), parameters)
         self._keep(tool, Origin(name, namespace, is_custom=True), where)
         return {
@@ -212,9 +207,21 @@ def _description(given: Mapping[str, Any]) -> str:
 # Custom tools
 
 
+def custom_parameters(form: Any) -> Json:
+    """What the model is told of a custom tool: a function of one string."""
+    return {
+        "type": "object",
+        "properties": {CUSTOM_ARGUMENT: _input_schema(form)},
+        "required": [CUSTOM_ARGUMENT],
+        "additionalProperties": False,
+    }
+
+
 def _input_schema(form: Any) -> Json:
     """The schema of a custom tool's one argument. A grammar is told to the model, not enforced."""
     match form:
+        case {"type": "grammar", "grammar": Mapping() as inner}:  # as chat completions write it
+            return _input_schema({**inner, "type": "grammar"})
         case {"type": "grammar", "syntax": str(syntax), "definition": str(definition)}:
             told = f"Follows this {syntax} grammar:\n{definition}"
             return {"type": "string", "description": told}

@@ -184,7 +184,8 @@ BASES: dict[str, Json] = {
 ROOM = {"max_tokens": 60, "max_output_tokens": 60}
 WARM = {"temperature": 1.5, "seed": 1, "max_tokens": 30, "max_output_tokens": 30}
 """The toy is sure of itself: at its first words, no setting would show."""
-HOT = {"temperature": 2, "seed": 1, "max_tokens": 80, "max_output_tokens": 80}
+DIGITS = {"structured_outputs": {"regex": "[0-9]{40}"}, **ROOM}
+"""The toy is at a loss for digits: left alone it repeats one for ever."""
 THINKING = {"reasoning_effort": ..., "reasoning": ...}
 ZONE = {
     "type": "object",
@@ -272,8 +273,8 @@ PARAMETERS = (
     P("top_p", 0.0, differs, setting=WARM),
     P("top_k", 1, differs, setting=WARM),
     P("min_p", 1.0, differs, setting=WARM),
-    P("presence_penalty", 2.0, differs, setting=HOT),
-    P("frequency_penalty", 2.0, differs, setting=HOT),
+    P("presence_penalty", 2.0, differs, setting=DIGITS),
+    P("frequency_penalty", 2.0, differs, setting=DIGITS),
     P("repetition_penalty", 2.0, differs, setting=WARM),
     P("logit_bias", {"11": 100}, differs, api="chat"),
     P("seed", 2, differs, setting=WARM),

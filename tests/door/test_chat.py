@@ -365,6 +365,48 @@ def test_tools_are_offered_as_the_choice_says(scripted_url: str, engine: Scripte
     assert [p.max_tool_calls for p in engine.prompts] == [None] * 3 + [1, 1]
 
 
+def test_a_custom_tool_is_called_with_a_text(scripted_url: str, engine: ScriptedEngine) -> None:
+    engine.script = says(
+        ToolCall("call_1", "shell"),
+        ToolArguments('{"input": "ls'),
+        ToolArguments(' \\"a\\""}'),
+        ToolCall("call_2", "f"),
+        ToolArguments("{}"),
+        reason="tool_calls",
+    )
+    grammar = {"syntax": "regex", "definition": "ls.*"}
+    custom = {"name": "shell", "format": {"type": "grammar", "grammar": grammar}}
+    tools = [
+        {"type": "custom", "custom": custom},
+        {"type": "function", "function": {"name": "f"}},
+        {"type": "of the future"},
+    ]
+    body = post(scripted_url, tools=tools).json()
+    [choice] = validated(ChatCompletion, body).choices
+    first, second = choice.message.tool_calls or ()
+    assert first.model_dump() == {
+        "id": "call_1",
+        "type": "custom",
+        "custom": {"name": "shell", "input": 'ls "a"'},
+    }
+    assert second.type == "function" and second.function.arguments == "{}"
+    *chunks, _ = stream(scripted_url, tools=tools)
+    deltas = [c["choices"][0]["delta"].get("tool_calls", [{}])[0] for c in chunks]
+    assert "".join(d["custom"]["input"] for d in deltas if "custom" in d) == 'ls "a"'
+    [shell, f] = engine.prompts[-1].tools
+    assert (shell.name, f.name) == ("shell", "f")
+    assert "ls.*" in shell.parameters["properties"]["input"]["description"]
+    # Demanded by its name, and given back with its result.
+    choice = {"type": "custom", "custom": {"name": "shell"}}
+    answered = [*HI, body["choices"][0]["message"]]
+    answered += [
+        {"role": "tool", "tool_call_id": id, "content": "b"} for id in ("call_1", "call_2")
+    ]
+    assert post(scripted_url, messages=answered, tools=tools, tool_choice=choice).status_code == 200
+    assert engine.prompts[-1].forced_tools == ("shell",)
+    assert json.loads(engine.prompts[-1].messages[1].tool_calls[0].arguments) == {"input": 'ls "a"'}
+
+
 def test_a_client_that_gives_functions_gets_a_function_call(
     scripted_url: str, engine: ScriptedEngine
 ) -> None:

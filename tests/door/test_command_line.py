@@ -25,7 +25,8 @@ from tests.serving import ROOT, running, serving, start, wait_until
 
 FLAGS = """--model --host --port --max-tokens --temp --top-p --max-batch --max-queue --ctx-size
 --allowed-origins --api-key --chat-template-args --reasoning-format --log-level --adapter-path
---trust-remote-code --drain""".split()
+--trust-remote-code --drain --prompt-cache-bytes --prompt-cache-dir
+--prompt-cache-disk-bytes""".split()
 
 
 def run(*argv: str, **env: str) -> subprocess.CompletedProcess[str]:
@@ -66,6 +67,25 @@ def test_the_model_may_be_given_with_or_without_its_flag() -> None:
     assert parse([]).model_name == "demo"
 
 
+@pytest.mark.parametrize(
+    ("text", "num_bytes"),
+    [("0", 0), ("300", 300), ("2k", 2048), ("1.5M", 3 * 2**19), ("2 GiB", None), ("2GiB", 2**31)],
+)
+def test_sizes_have_units(text: str, num_bytes: int | None) -> None:
+    if num_bytes is None:
+        with pytest.raises(SystemExit):
+            parse(["--prompt-cache-bytes", text])
+    else:
+        assert parse(["--prompt-cache-bytes", text]).prompt_cache_bytes == num_bytes
+
+
+@pytest.mark.parametrize("text", ["-1", "2X", "", "G", "1e3", "²", "9" * 30])
+def test_what_is_no_size_is_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse([f"--prompt-cache-disk-bytes={text}"])
+    assert "such as 512M or 2G" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("flag", FLAGS)
 def test_every_flag_has_a_variable(flag: str, monkeypatch: pytest.MonkeyPatch) -> None:
     values = {
@@ -77,6 +97,8 @@ def test_every_flag_has_a_variable(flag: str, monkeypatch: pytest.MonkeyPatch) -
         "--max-queue": ("3", 3),
         "--ctx-size": ("99", 99),
         "--drain": ("1.5", 1.5),
+        "--prompt-cache-bytes": ("1.5G", 3 * 2**29),
+        "--prompt-cache-disk-bytes": ("20GB", 20 * 2**30),
         "--allowed-origins": ("http://a, http://b/", ("http://a", "http://b")),
         "--chat-template-args": ('{"a": 1}', {"a": 1}),
         "--reasoning-format": ("raw", "raw"),

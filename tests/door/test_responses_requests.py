@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -19,6 +20,40 @@ HELLO = {"role": "user", "content": "hi"}
 
 
 # What reaches the engine
+
+
+CALL = {"type": "function_call", "call_id": "c1", "name": "f", "arguments": "{}"}
+RESULT = {"type": "function_call_output", "call_id": "c1", "output": "o"}
+
+
+@pytest.mark.parametrize(
+    ("items", "said"),
+    [
+        ([RESULT], "No tool call found for function call output with call_id c1"),
+        ([CALL, {**RESULT, "call_id": "c2"}], "No tool call found .* c2"),
+        ([RESULT, CALL], "No tool call found"),
+        ([CALL, RESULT, RESULT], "'c1' has a result already"),
+    ],
+)
+def test_a_result_that_answers_no_call_is_refused(
+    scripted_url: str, engine: ScriptedEngine, items: list[Any], said: str
+) -> None:
+    answer = post(scripted_url, input=items)
+    assert answer.status_code == 422
+    error = assert_envelope(answer.json())
+    assert re.search(said, error["message"]) and error["param"] == "input"
+    assert not engine.prompts
+
+
+def test_a_result_may_answer_a_call_of_an_earlier_turn(
+    scripted_url: str, engine: ScriptedEngine
+) -> None:
+    first = create(scripted_url, [HELLO, CALL])
+    answered = create(scripted_url, [RESULT], previous_response_id=first["id"])
+    assert engine.prompts[-1].messages[-1].role == "tool"
+    again = post(scripted_url, input=[RESULT], previous_response_id=answered["id"])
+    assert again.status_code == 422
+    assert create(scripted_url, [CALL, RESULT], previous_response_id=answered["id"])
 
 
 def test_items_of_every_kind_reach_the_engine(scripted_url: str, engine: ScriptedEngine) -> None:

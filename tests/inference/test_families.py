@@ -83,15 +83,20 @@ FAMILIES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture(scope="module", params=sorted(FAMILIES))
-def family(request: pytest.FixtureRequest) -> Any:
-    module = importlib.import_module(f"mlx_lm.models.{request.param}")
-    config = {"model_type": request.param, **COMMON, **FAMILIES[request.param]}
+def tiny(name: str, **rest: Any) -> Any:
+    """A model of a family, with random weights."""
+    module = importlib.import_module(f"mlx_lm.models.{name}")
+    config = {"model_type": name, **COMMON, **FAMILIES[name], **rest}
     mx.random.seed(0)
     model = module.Model(module.ModelArgs.from_dict(config))
     model.eval()
     mx.eval(model.parameters())
     return model
+
+
+@pytest.fixture(scope="module", params=sorted(FAMILIES))
+def family(request: pytest.FixtureRequest) -> Any:
+    return tiny(request.param)
 
 
 def prompts(lengths: list[int]) -> list[list[int]]:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from inference.loader import LoadOptions, _sampling_defaults, load
-from parts import Message, Prompt, Unavailable
+from parts import InvalidRequest, Message, Prompt, Unavailable
 from tests import demo
 from tests.conftest import DEMO, ROOT
 
@@ -120,6 +120,24 @@ def test_a_token_behind_a_gap_in_the_vocabulary_can_be_sampled(folder: Path) -> 
 
     edit(folder / "tokenizer.json", leave_a_gap)
     assert load(options(folder)).vocab_size == demo.VOCAB_SIZE
+
+
+def test_a_token_that_the_model_has_no_embedding_for_is_refused(folder: Path) -> None:
+    def add_a_token(content: Any) -> None:
+        last = max(content["added_tokens"], key=lambda token: int(token["id"]))
+        added = dict(last, id=demo.VOCAB_SIZE + 5, content="<|beyond|>", special=True)
+        content["added_tokens"].append(added)
+
+    def show_it(config: Any) -> None:
+        config["chat_template"] = "{{ messages[0].content }}{% if deep %}<|beyond|>{% endif %}"
+
+    edit(folder / "tokenizer.json", add_a_token)
+    (folder / "chat_template.jinja").unlink(missing_ok=True)
+    edit(folder / "tokenizer_config.json", show_it)
+    loaded = load(options(folder))
+    assert loaded.render(Prompt((Message("user", "<|beyond|>"),)))
+    with pytest.raises(InvalidRequest, match=r"beyond.*was not made for"):
+        loaded.render(Prompt((Message("user", "hi"),), template_args={"deep": True}))
 
 
 def test_the_fingerprint_changes_with_what_decides_the_answer(folder: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from inference.detokenizer import token_bytes
 from inference.engine import Engine
-from parts import Constraint, Message, Prompt, SamplingParams, Tool
+from parts import Constraint, Message, Prompt, SamplingParams, Tool, Usage
 from tests import demo
 from tests.inference.scripted import whole
 from tests.inference.spoken import Folded
@@ -41,17 +41,20 @@ KINDS: list[dict[str, Any]] = [
     {"tools": (TOOL,), "forced_tools": ("f",)},
 ]
 NUM_MIXED = 32
+NUM_CHOICES = 4
+"""Rows of the mix that are choices of one request: the same prompt, a seed for each."""
 
 
 def mixed() -> list[tuple[Prompt, SamplingParams]]:
-    """Each way of sampling with each kind of prompt."""
+    """Each way of sampling with each kind of prompt, and one request's choices."""
+    choices = (Prompt((Message("user", "Who is it?"),)), SamplingParams(1.0, 1.0, max_tokens=16))
     return [
         (
             Prompt((Message("user", TEXTS[(i // 8 + i) % 4]),), **KINDS[i // 8]),
             SamplingParams(**{"top_logprobs": None, **WAYS[i % 8]}, seed=i // 3, max_tokens=16),
         )
-        for i in range(NUM_MIXED)
-    ]
+        for i in range(NUM_MIXED - NUM_CHOICES)
+    ] + [(choices[0], replace(choices[1], seed=seed)) for seed in range(NUM_CHOICES)]
 
 
 def exactly(found: Folded) -> tuple[Any, ...]:
@@ -74,6 +77,27 @@ def test_mixed_requests_together_are_answered_as_each_alone(
         assert len({repr(answer) for answer in alone}) > NUM_MIXED // 2
 
     asyncio.run(asyncio.wait_for(scene(), 120))
+
+
+@pytest.mark.parametrize("n", [4, 16])
+def test_the_choices_of_a_request_share_one_prefill(float32_model: Path, n: int) -> None:
+    prompt = Prompt((Message("user", f"A prompt for {n} choices. " + "And another word. " * 20),))
+
+    async def scene() -> None:
+        engine = Engine(loading(float32_model))
+        await engine.start()
+        answers = [await engine.submit(prompt, SamplingParams(max_tokens=2)) for _ in range(n)]
+        found = await asyncio.gather(*map(whole, answers))
+        await engine.stop()
+        usages = [answer.finish.usage for answer in found if answer.finish]
+        # All but the last token, whose logits are what each begins with.
+        shared = usages[0].prompt_tokens - 1
+        assert [u.cached_tokens for u in usages] == [0] + [shared] * (n - 1)
+        whole_usage = sum(usages, Usage())
+        assert (whole_usage.prompt_tokens, whole_usage.cached_tokens) == (shared + 1, 0)
+        assert whole_usage.completion_tokens == 2 * n
+
+    asyncio.run(asyncio.wait_for(scene(), 60))
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])

@@ -272,6 +272,23 @@ def test_every_token_of_a_plain_answer_has_its_logprob(tokenizer: Any, tokens: l
     assert whole.text == tokenizer.decode(tokens, skip_special_tokens=False)
 
 
+@settings(deadline=None)
+@given(
+    st.lists(st.sampled_from(["ab", "b", "a", "bca", "é", "🙂", " ", "c", "abc"]), min_size=1),
+    st.sampled_from([("bc",), ("abca", "c"), ("é",), ("🙂 ", "aa"), ("zz",)]),
+)
+def test_what_a_stop_string_cuts_off_has_no_logprobs(
+    tokenizer: Any, pieces: list[str], stop: tuple[str, ...]
+) -> None:
+    sequence = make_sequence(tokenizer, stop=stop)
+    whole = spoken(tokenizer, sequence, [*as_tokens(tokenizer, pieces), END])
+    *before, last = [b"", *(entry.raw for entry in whole.logprobs)]
+    given = whole.text.encode()
+    # The token in whose middle the text ends is part of it.
+    assert b"".join(before) + last == given or len(b"".join(before)) < len(given)
+    assert (b"".join(before) + last).startswith(given)
+
+
 def test_seeds_are_64_bits_and_random_when_none_is_given(tokenizer: Any) -> None:
     def seed(value: int | None) -> int:
         parser = Parser(Detokenizer(tokenizer), Markers())

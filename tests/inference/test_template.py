@@ -162,6 +162,20 @@ def test_tools_are_shown_where_the_template_knows_tools(tokenizer: Any) -> None:
     assert not make_template(tokenizer, CHATML).can_call_tools
 
 
+TOOL = Tool("weather", "Tells the weather.", {"type": "object", "properties": {"city": {}}})
+
+
+def test_tools_are_told_in_words_where_the_template_knows_none(template: ChatTemplate) -> None:
+    if template.can_call_tools:
+        return
+    asked = Message("assistant", "one moment", tool_calls=(CALL,))
+    for turns in ((U1, asked, RESULT, U2), (Message("system", "be brief"), U1, asked, RESULT, U2)):
+        text = shown(template, *turns, tools=(TOOL,))
+        for word in ("Tells the weather.", '"city"', "<tool_call>", "<tool_response>"):
+            assert word in text
+        positions(text, "user-one", "one moment", '"weather"', "Paris-arg", "sunny-result")
+
+
 def test_what_a_template_refuses_is_refused_in_its_words(tokenizer: Any) -> None:
     template = make_template(tokenizer, "{{ raise_exception('No cats allowed.') }}")
     with pytest.raises(InvalidRequest, match="No cats allowed") as caught:
