@@ -277,6 +277,7 @@ def test_a_conversation_object_goes_on_as_one(desk: Desk) -> None:
         made = client.conversations.create(items=[item])  # type: ignore[list-item]
         desk.reload()
         desk.page.get_by_role("link", name="Put in by hand").click()
+        expect(desk.turns).to_have_count(1)
         desk.ask("And?")
         assert [text for _, text in desk.place.last_said] == ["Put in by hand", "And?"]
         assert len(client.conversations.items.list(made.id).data) == 3

@@ -20,6 +20,8 @@ export class Chat {
     this.live = new Set();
     this.follows = true;
     this.opening = 0;
+    /** Whether another conversation is on its way: what is sent now would go to the wrong one. */
+    this.isOpening = false;
     this.conversation = new Conversation();
     this.leaf = null;
     this.scroller.addEventListener("scroll", () => this.look(), { passive: true });
@@ -30,6 +32,7 @@ export class Chat {
 
   begin() {
     this.opening++;
+    this.isOpening = false;
     this.conversation = new Conversation();
     this.leaf = null;
     this.show();
@@ -38,6 +41,15 @@ export class Chat {
   /** Open a conversation at one of its responses. */
   async open(name) {
     const opening = ++this.opening;
+    this.isOpening = true;
+    try {
+      await this.fetch(name, opening);
+    } finally {
+      if (opening === this.opening) this.isOpening = false;
+    }
+  }
+
+  async fetch(name, opening) {
     const known = [this.conversation, ...this.live].find((each) => each.turns.has(name));
     const conversation =
       known ?? new Conversation(await json(`/conversations/${encodeURIComponent(name)}`));

@@ -35,7 +35,7 @@ function refresh({ isOver = false } = {}) {
 }
 
 function send(text) {
-  if (!text.trim() || chat.run) return;
+  if (!text.trim() || chat.run || chat.isOpening) return;
   prompt.value = "";
   grow();
   complain(null);
@@ -75,7 +75,7 @@ function startNew() {
 }
 
 async function visit() {
-  const name = decodeURIComponent(location.hash.slice(1));
+  const name = location.hash.slice(1);
   showSidebar(!isPhone.matches && $("sidebar").dataset.open !== "no");
   complain(null);
   if (!name) {
@@ -84,6 +84,7 @@ async function visit() {
     try {
       await chat.open(name);
     } catch (fault) {
+      if (name !== location.hash.slice(1)) return;
       chat.begin();
       complain(fault);
     }
