@@ -12,6 +12,9 @@
 #   "llguidance>=1.9.1,<2",
 #   "psutil>=7,<8",
 #   "prometheus-client>=0.22,<1",
+#   "rich>=14,<16",
+#   "shtab>=1.7,<2",
+#   "pyyaml>=6,<7",
 # ]
 # ///
 """The door: an OpenAI-compatible server for one language model on this machine.
@@ -29,7 +32,11 @@ import sys
 if sys.version_info < (3, 11):  # said before an import can fail on it
     sys.exit("This server needs Python 3.11 or newer, because mlx-lm does.")
 
+import commands
 from door import settings as door_settings
+
+if __name__ == "__main__" and commands.is_called(sys.argv[1:]):
+    sys.exit(commands.run(sys.argv[1:]))
 
 # The command line is read before the heavy imports: --help and a mistyped flag answer at once.
 SETTINGS = door_settings.parse() if __name__ == "__main__" else None
@@ -195,11 +202,18 @@ async def _load(app: FastAPI, settings: Settings, engine: Engine) -> None:
     banner = door_log.banner(
         card,
         url,
-        is_demo=settings.model == str(DEMO_MODEL),
+        real_models=_real_models() if settings.model == str(DEMO_MODEL) else (),
         has_key=settings.api_key is not None,
         origins=", ".join(settings.allowed_origins) or "none",
     )
     log_lines.say(banner, "ready", level="info", url=url, model=card.name)
+
+
+def _real_models() -> list[str]:
+    """Three to try instead of the demo model, each with its size."""
+    from inference.sizes import in_words, suggested
+
+    return [f"{known.repo}  ({in_words(known.num_bytes)})" for known in suggested()]
 
 
 def _url(host: str, port: int) -> str:
@@ -245,6 +259,8 @@ def _add_routes(app: FastAPI, settings: Settings, engine: Engine, store: Store) 
     defaults = SamplingParams(
         temperature=settings.temp,
         top_p=settings.top_p,
+        top_k=settings.top_k,
+        min_p=settings.min_p,
         max_tokens=settings.max_tokens,
         max_reasoning_tokens=settings.reasoning_budget,
     )
@@ -306,7 +322,7 @@ def _add_routes(app: FastAPI, settings: Settings, engine: Engine, store: Store) 
         story.id = completion.id
         chunks = _chunks(completion, answers, story, body.stream and body.return_progress)
         if body.stream:
-            return EventStream(_events(chunks), lambda: _give_up(answers))
+            return EventStream(_events(completion, chunks), lambda: _give_up(answers))
         whole = await unless_gone(request, _collected(chunks))
         return Response(json_bytes(completion.whole(whole)), media_type="application/json")
 
@@ -409,11 +425,13 @@ async def _collected(chunks: AsyncIterator[dict[str, Any]]) -> list[dict[str, An
     return [chunk async for chunk in chunks]
 
 
-async def _events(chunks: AsyncIterator[dict[str, Any]]) -> AsyncIterator[bytes]:
+async def _events(
+    completion: chat.Completion, chunks: AsyncIterator[dict[str, Any]]
+) -> AsyncIterator[bytes]:
     """Write chunks as events. A failure is an event too: a stream never just stops."""
     try:
         async for chunk in chunks:
-            yield data_event(chunk)
+            yield completion.event(chunk)
     except ServerError as error:
         yield data_event(errors.body_of(error))
     yield DONE
@@ -464,6 +482,9 @@ def main(settings: Settings) -> int:
     except Unavailable as error:
         _say_no_start(error)
         return 1
+    except KeyboardInterrupt:  # while a model is downloaded
+        print("Stopped. The same command goes on where this one was.", file=sys.stderr)
+        return 130
     app = create_app(settings, engine)
     app.state.port = listener.getsockname()[1]
     server = Server(

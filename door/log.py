@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -162,7 +162,9 @@ def escaped(text: str) -> str:
     return text[:200].encode("unicode_escape").decode("ascii")
 
 
-def banner(card: ModelCard, url: str, *, is_demo: bool, has_key: bool, origins: str) -> str:
+def banner(
+    card: ModelCard, url: str, *, has_key: bool, origins: str, real_models: Sequence[str] = ()
+) -> str:
     """What a person wants to know when the server is ready."""
     skills = ", ".join(w for w, can in (("thinking", card.thinking), ("tools", card.tools)) if can)
     lines = [
@@ -170,8 +172,9 @@ def banner(card: ModelCard, url: str, *, is_demo: bool, has_key: bool, origins: 
         f"  {card.name}" + (f"  ({skills})" if skills else ""),
         f"  context {card.context_window:,} tokens, weights {card.num_bytes / 2**20:,.0f} MiB",
     ]
-    if is_demo:
-        lines.append("  a toy to try the server with; a real one: make serve MODEL=<repository>")
+    if real_models:
+        lines.append("  a toy to try the server with; real ones that fit this machine:")
+        lines += [f"    make serve MODEL={model}" for model in real_models]
     lines += [
         "",
         f"  chat         {url}/v1/chat/completions",

@@ -40,7 +40,7 @@ def set_up(level: str, kind: LogFormat = "text") -> None:
     _lines = _Lines(JsonLine() if kind == "json" else TextLine())
     logging.captureWarnings(True)
     logging.basicConfig(handlers=[_lines], level=level.upper(), force=True)
-    for name in ("uvicorn", "uvicorn.error", "httpx", "huggingface_hub", "transformers"):
+    for name in ("uvicorn", "uvicorn.error", "httpx", "httpx2", "huggingface_hub", "transformers"):
         logging.getLogger(name).setLevel("DEBUG" if level == "debug" else "WARNING")
 
 

@@ -29,7 +29,7 @@ from protocol.conversations import Store
 from protocol.draft import Draft
 from protocol.items import Item
 from protocol.response_events import ResponseStream
-from protocol.sse import DONE, json_bytes, named_event
+from protocol.sse import DONE, NamedEvents, json_bytes
 from protocol.thinking import ReasoningFormat
 from protocol.transcript import shortened
 
@@ -195,9 +195,10 @@ def _is_compacted(items: Iterable[Item]) -> bool:
 
 async def events_of(run: Run, after: int = -1) -> AsyncIterator[bytes]:
     """A run's events as a client reads them."""
+    written = NamedEvents()
     async for events in run.follow(after):
         for event in events:
-            yield named_event(event)
+            yield written.write(event)
     yield DONE
 
 

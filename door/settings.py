@@ -6,17 +6,52 @@ Imports nothing heavy, so that `--help` and a mistyped flag answer at once.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
-import os
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
+
+from door.flags import ARGUMENT, FlagParser, Reading, name_of
 
 VERSION = "0.1.0"
 ROOT = Path(__file__).resolve().parent.parent
 DEMO_MODEL = ROOT / "demo" / "model"
+ALIASES = {
+    "--model": ("-m", "-hf", "--hf-repo"),
+    "--served-model-name": ("-a", "--alias"),
+    "--max-tokens": ("-n", "--predict", "--n-predict", "--default-max-tokens"),
+    "--temp": ("--temperature", "--default-temperature"),
+    "--top-p": ("--default-top-p",),
+    "--max-batch": ("-np", "--parallel", "--max-num-seqs", "--decode-concurrency"),
+    "--ctx-size": ("-c", "--max-model-len"),
+    "--chat-template-args": ("--chat-template-kwargs", "--default-chat-template-kwargs"),
+    "--adapter-path": ("--lora",),
+    "--log-level": ("--uvicorn-log-level",),
+}
+"""What mlx_lm.server, `vllm serve` and llama-server call the flags that they have too."""
+COMMANDS = {
+    "chat": "talk to the model in the terminal",
+    "connect": "print or write the settings of a client for this server",
+    "models": "list the models on this disk, and what fits this machine",
+    "doctor": "see whether everything is there that serving needs",
+    "bench": "measure how fast the server answers",
+    "conversations": "list, show, export and delete archived conversations",
+    "service": "start the server with this machine",
+}
+"""What `server.py` does besides serving, when its first word is one of these."""
+EPILOG = """\
+Every flag can be given as a variable too (--max-tokens is MLX_SERVER_MAX_TOKENS),
+or in a file: @name reads flags from the file of that name.
+
+commands, each with a --help of its own (server.py COMMAND --help):
+"""
+REASONING_FORMATS = {"auto": "separate", "deepseek": "separate", "none": "raw"}
+LOG_LEVELS = {"critical": "error", "trace": "debug"}
+"""What they call the values of a flag."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +72,10 @@ class Settings:
     chat_template_args: dict[str, Any] = field(default_factory=dict)
     reasoning_format: str = "separate"
     reasoning_budget: int | None = None
+    served_model_name: str | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    idle_unload: float | None = None
     adapter_path: str | None = None
     trust_remote_code: bool = False
     prompt_cache_bytes: int = 2 * 2**30
@@ -54,6 +93,8 @@ class Settings:
     @property
     def model_name(self) -> str:
         """What clients see as the model's id."""
+        if self.served_model_name:
+            return self.served_model_name
         folder = Path(self.model).expanduser()
         if not folder.is_dir():
             return self.model
@@ -61,16 +102,27 @@ class Settings:
 
 
 def parse(argv: Sequence[str] | None = None) -> Settings:
-    """Read the command line, and the environment for what it does not say.
+    """Read the command line, and files and variables for what it does not say.
 
-    Exits with a message when a value cannot be used.
+    Exits with a message when a value cannot be used, and after `--print-config`.
     """
-    parser = _parser()
-    given = vars(parser.parse_args(argv))
-    positional = given.pop("positional_model")
+    reading = _parser().read(sys.argv[1:] if argv is None else argv)
+    given, sources = dict(reading.values), dict(reading.sources)
+    is_asked = given.pop("print_config", False)
+    positional = given.pop("positional_model", None)
     if positional:
-        given["model"] = positional
-    return Settings(**given)
+        given["model"], sources["model"] = positional, ARGUMENT
+    settings = Settings(**given)
+    if is_asked:
+        print(explained(settings, sources))
+        sys.exit(0)
+    return settings
+
+
+def settings_of(reading: Reading) -> Settings:
+    """The settings among the values that a command read."""
+    names = {known.name for known in fields(Settings)}
+    return Settings(**{name: v for name, v in reading.values.items() if name in names})
 
 
 def environment_name(flag: str) -> str:
@@ -78,33 +130,88 @@ def environment_name(flag: str) -> str:
     return "MLX_SERVER_" + flag.removeprefix("--").replace("-", "_").upper()
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def arguments_of(settings: Settings) -> list[str]:
+    """The command line that gives these settings; the key is left to its variable."""
+    words = []
+    for known in fields(Settings):
+        value, default = getattr(settings, known.name), getattr(Settings(), known.name)
+        if value != default and known.name != "api_key":
+            flag = "--" + known.name.replace("_", "-")
+            words += [flag] if value is True else [flag, _written(value)]
+    return words
+
+
+def explained(settings: Settings, sources: Mapping[str, str]) -> str:
+    """Each value on a line, and where it came from."""
+    rows = []
+    for known in fields(Settings):
+        value = getattr(settings, known.name)
+        text = "(not shown)" if known.name == "api_key" and value else _written(value)
+        flag = "--" + known.name.replace("_", "-")
+        rows.append((flag, text, sources.get(known.name, "default")))
+    widths = [max(len(row[column]) for row in rows) for column in range(2)]
+    return "\n".join(f"{a:{widths[0]}}  {b:{widths[1]}}  {c}" for a, b, c in rows)
+
+
+def _written(value: Any) -> str:
+    """A value as it is written on the command line."""
+    match value:
+        case None:
+            return "-"
+        case bool():
+            return "yes" if value else "no"
+        case dict():
+            return json.dumps(value)
+        case tuple():
+            return ",".join(value)
+    return str(value)
+
+
+def _parser() -> FlagParser:
+    parser = FlagParser(
         prog="server.py",
+        usage="server.py [MODEL] [flags]\n       server.py COMMAND [flags]",
         description="Serve a language model on this machine to every client that speaks OpenAI.",
-        epilog="Every flag can be given as a variable too: --max-tokens is MLX_SERVER_MAX_TOKENS.",
+        epilog=EPILOG + "\n".join(f"  {name:15}{text}" for name, text in COMMANDS.items()),
     )
     parser.add_argument("positional_model", nargs="?", metavar="MODEL", help="same as --model")
-    add = _Flags(parser, Settings()).add
+    parser.add_argument("--version", action="version", version=f"mlx-server {VERSION}")
+    parser.add_argument(
+        "--print-config", action="store_true", help="print every value and where it came from"
+    )
+    parser.add_argument(
+        "--print-completion", metavar="SHELL", help="print completions for bash, zsh or tcsh"
+    )
+    add_flags(parser)
+    return parser
+
+
+def add_flags(parser: FlagParser, *, hidden: bool = False) -> None:
+    """Add the server's flags to a command line; hidden ones work and are not in its help."""
+    add = _Flags(parser, Settings(), hidden=hidden).add
     add("--model", str, "Hugging Face repository or folder of the model", metavar="MODEL")
+    add("--served-model-name", str, "what clients see as the model's id", metavar="NAME")
     add("--host", str, "address to listen on")
     add("--port", _within(int, 0, 65535), "port to listen on; 0 takes a free one")
     add("--max-tokens", _within(int, 1, 10**7), "tokens of an answer when a request names none")
     add("--temp", _within(float, 0, 2), "temperature when a request names none")
     add("--top-p", _within(float, 0, 1), "top_p when a request names none")
+    add("--top-k", _within(int, 0, 10**6), "top_k when a request names none, not the model's")
+    add("--min-p", _within(float, 0, 1), "min_p when a request names none, not the model's")
     add("--max-batch", _within(int, 1, 1024), "requests answered at the same time")
     add("--max-queue", _within(int, 0, 10**6), "requests that may wait; more are answered 429")
-    add("--ctx-size", _within(int, 16, 10**8), "context window in tokens, instead of the model's")
+    add("--ctx-size", _window, "context window in tokens, instead of the model's")
     add("--allowed-origins", _origins, "web pages that may call, comma-separated; * is any")
     add("--api-key", str, "key that clients must send")
     add("--chat-template-args", _json_object, "JSON object of arguments for the chat template")
     add(
         "--reasoning-format",
-        str,
+        _named(REASONING_FORMATS),
         "thinking beside the answer, left out, or in it as the model wrote it",
         choices=("separate", "hidden", "raw"),
     )
     add("--reasoning-budget", _within(int, 0, 10**9), "tokens after which thinking is closed")
+    add("--idle-unload", _seconds, "time after which an idle model leaves memory", metavar="TIME")
     add("--adapter-path", str, "folder of a LoRA adapter", metavar="FOLDER")
     add("--trust-remote-code", None, "run code that comes with the model")
     add("--prompt-cache-bytes", _num_bytes, "memory for prompts already computed, 0 is none")
@@ -119,41 +226,39 @@ def _parser() -> argparse.ArgumentParser:
     add("--no-conversation-logs", None, "write no conversation to the disk")
     add("--no-revive", None, "do not continue conversations from the folder")
     add("--drain", _within(float, 0, 3600), "seconds that running answers get at shutdown")
-    add("--log-level", str, "how much to log", choices=("debug", "info", "warning", "error"))
+    add(
+        "--log-level",
+        _named(LOG_LEVELS),
+        "how much to log",
+        choices=("debug", "info", "warning", "error"),
+    )
     add("--log-format", str, "lines for people, or one JSON object each", choices=("text", "json"))
     add(
         "--stall-timeout",
         _within(float, 1, 86400),
         "seconds without a step, while work waits, after which /health is 503",
     )
-    parser.add_argument("--version", action="version", version=f"mlx-server {VERSION}")
-    return parser
 
 
 class _Flags:
-    """Adds flags whose defaults are the settings', or the environment's where it says something."""
+    """Adds flags to a parser, each with its default, its aliases and its variable."""
 
-    def __init__(self, parser: argparse.ArgumentParser, defaults: Settings) -> None:
+    def __init__(self, parser: FlagParser, defaults: Settings, *, hidden: bool) -> None:
         self._parser = parser
         self._defaults = defaults
+        self._is_hidden = hidden
 
     def add(
         self, flag: str, convert: Callable[[str], Any] | None, text: str, **options: Any
     ) -> None:
-        default = getattr(self._defaults, flag.removeprefix("--").replace("-", "_"))
-        given = os.environ.get(environment_name(flag))
-        text = text + _shown(default)
-        if convert is None:
-            is_on = (given or "").lower() in ("1", "true", "yes", "on")
-            self._parser.add_argument(flag, action="store_true", default=is_on, help=text)
-            return
-        if given is not None and options.get("choices") and given not in options["choices"]:
-            self._parser.error(
-                f"{environment_name(flag)} must be one of {', '.join(options['choices'])}"
-            )
-        # argparse converts a default that is a string.
-        self._parser.add_argument(
-            flag, type=convert, default=default if given is None else given, help=text, **options
+        default = getattr(self._defaults, name_of(flag))
+        self._parser.add_flag(
+            flag,
+            convert,
+            argparse.SUPPRESS if self._is_hidden else text + _shown(default),
+            aliases=ALIASES.get(flag, ()),
+            variable=environment_name(flag),
+            **options,
         )
 
 
@@ -189,7 +294,39 @@ def _num_bytes(text: str) -> int:
     return int(float(match[1]) * 1024 ** (" KMGT".index(match[2]) if match[2] else 0))
 
 
+def _named(others: Mapping[str, str]) -> Callable[[str], str]:
+    """Read one of a flag's values, also by the name that another server has for it."""
+
+    def convert(text: str) -> str:
+        return others.get(text.lower(), text.lower())
+
+    return convert
+
+
+def _window(text: str) -> int | None:
+    """Tokens, also as 32k (thousands) or 32K (1,024s); 0 is the model's own."""
+    found = re.fullmatch(r"(\d+)([kKmM]?)", text.strip())
+    if not found:
+        raise argparse.ArgumentTypeError(f"must be a number of tokens such as 32768, not {text}")
+    tokens = int(found[1]) * {"": 1, "k": 10**3, "K": 2**10, "m": 10**6, "M": 2**20}[found[2]]
+    return None if tokens == 0 else int(_within(int, 16, 10**8)(str(tokens)))
+
+
+def _seconds(text: str) -> float | None:
+    """A stretch of time such as 90s, 10m, 2h or 1d; 0 and off mean never."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([smhd]?)", text.strip().lower())
+    if text.strip().lower() == "off":
+        return None
+    if not found:
+        raise argparse.ArgumentTypeError(f"must be a time such as 10m, not {text}")
+    unit = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]]
+    return float(found[1]) * unit or None
+
+
 def _origins(text: str) -> tuple[str, ...]:
+    if text.lstrip().startswith("["):
+        with contextlib.suppress(ValueError, TypeError):
+            text = ",".join(json.loads(text))
     return tuple(origin.strip().rstrip("/") for origin in text.split(",") if origin.strip())
 
 

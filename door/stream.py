@@ -12,7 +12,7 @@ from typing import TypeVar
 from sse_starlette import EventSourceResponse
 from sse_starlette.sse import AppStatus, SendTimeoutError
 from starlette.requests import Request
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from door.log import Story, progress_line
 from parts import Answer, Part, Progress, ServerError
@@ -38,8 +38,12 @@ class EventStream(EventSourceResponse):
 
     def __init__(self, events: AsyncIterator[bytes], at_end: Callable[[], None]) -> None:
         """Each item of `events` is one event, complete, and goes out in one write."""
-        super().__init__(events, sep="\n", ping=PING_S, send_timeout=SEND_TIMEOUT_S)
+        super().__init__(
+            events, sep="\n", ping=PING_S, data_sender_callable=self._cut_when_not_read
+        )
         self._at_end = at_end
+        self._sending_since: float | None = None
+        self._clock = asyncio.get_running_loop().time
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -48,6 +52,19 @@ class EventStream(EventSourceResponse):
             log.warning("a client did not read for %d s; its stream is cut", SEND_TIMEOUT_S)
         finally:
             self._at_end()
+
+    async def _send_with_timeout(self, send: Send, message: Message) -> None:
+        """Send while one timer watches; theirs opens a cancel scope for every event."""
+        self._sending_since = self._clock()
+        await send(message)
+        self._sending_since = None
+
+    async def _cut_when_not_read(self) -> None:
+        while True:
+            await asyncio.sleep(SEND_TIMEOUT_S / 4)
+            since = self._sending_since
+            if since is not None and self._clock() - since > SEND_TIMEOUT_S:
+                raise SendTimeoutError
 
 
 class ClientGone(Exception):

@@ -225,7 +225,7 @@ class PrefixCache:
         can = can_trim(cache)
         self._can_all_be_trimmed &= can
         walk = self._tree.walk(tokens)
-        if can and walk.last.stand_in is not None and walk.num_shared * WIDTH == len(tokens):
+        if walk.last.stand_in is not None and walk.num_shared * WIDTH == len(tokens):
             self._touch(walk.last.stand_in)
             return
         if is_new and self._folder is not None:

@@ -6,11 +6,16 @@ Only safetensors are ever read: a pickle can run code.
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 from pathlib import Path
 
+from inference.sizes import KNOWN, physical_memory
 from parts import Unavailable
+
+# The hub's library tells the hub about this machine, unless told not to before it is imported.
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 PATTERNS = [
     "*.json",
@@ -43,6 +48,14 @@ def locate(model: str) -> Path:
     return folder
 
 
+def find(model: str) -> Path | None:
+    """The folder of a model that is on this machine, all of it. Fetches nothing."""
+    folder = Path(model).expanduser()
+    if folder.exists():
+        return folder
+    return _cached(model) if model.count("/") == 1 else None
+
+
 def check(folder: Path) -> None:
     """See that a folder holds a model that can be loaded here. Raises `Unavailable`."""
     if not folder.is_dir():
@@ -55,7 +68,7 @@ def check(folder: Path) -> None:
         raise Unavailable(
             f"There is no tokenizer.json in {folder}; copy it from the original model."
         )
-    num_bytes, memory = weight_bytes(folder), _physical_memory()
+    num_bytes, memory = weight_bytes(folder), physical_memory()
     if num_bytes > memory:
         raise Unavailable(
             f"The weights in {folder} take {num_bytes / 1e9:.1f} GB, but this machine has "
@@ -93,24 +106,70 @@ def weight_bytes(folder: Path) -> int:
 
 
 def _from_hub(repo: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HFValidationError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+    )
 
+    from inference import download
+
+    cached = _cached(repo)
+    if cached is not None:
+        return cached
     try:
-        return Path(snapshot_download(repo, allow_patterns=PATTERNS, local_files_only=True))
-    except Exception:  # not cached, or not whole: fetch it
-        pass
-    try:
-        return Path(snapshot_download(repo, allow_patterns=PATTERNS))
+        return download.fetch(repo, PATTERNS)
+    except Unavailable:
+        raise
     except GatedRepoError:
-        problem = "is gated: accept its licence on its page and log in with `hf auth login`"
-    except RepositoryNotFoundError:
-        problem = "does not exist on the hub, or is private: check the spelling"
+        problem = (
+            f"is gated: accept its licence on https://huggingface.co/{repo} and log in with "
+            "`hf auth login`."
+        )
+    except (RepositoryNotFoundError, HFValidationError):
+        problem = "does not exist on the hub, or is private: check the spelling." + _near(repo)
+    except OfflineModeIsEnabled:
+        problem = (
+            "is not in the cache, or not whole, and HF_HUB_OFFLINE is set: go online once, or give "
+            f"a folder.{_near(repo)}"
+        )
     except Exception:  # every way in which a network can fail
         problem = (
-            "is not in the cache and the hub cannot be reached: go online once, or give a folder"
+            "is not in the cache, or not whole, and the hub cannot be reached: go online once, or "
+            f"give a folder.{_near(repo)}"
         )
-    raise Unavailable(f"The model {repo!r} {problem}.")
+    raise Unavailable(f"The model {repo!r} {problem}")
+
+
+def _cached(repo: str) -> Path | None:
+    """The folder of a model that is in the cache, all of it."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = Path(snapshot_download(repo, allow_patterns=PATTERNS, local_files_only=True))
+        read_config(folder)
+        _check_weights(folder)
+    except Exception:  # not there, or not whole: the hub has the rest
+        return None
+    return folder
+
+
+def cached_repositories() -> list[str]:
+    """The ids of the models of which something is in the cache; none on a fresh machine."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    folders = sorted(Path(HF_HUB_CACHE).glob("models--*--*"))
+    return [folder.name.removeprefix("models--").replace("--", "/", 1) for folder in folders]
+
+
+def _near(repo: str) -> str:
+    """What may have been meant: models that are here, then those that many people use."""
+    known = [*(known.repo for known in KNOWN), *cached_repositories()]
+    by_name = {repo.rpartition("/")[2].lower(): repo for repo in known}
+    wanted = repo.rpartition("/")[2].lower()
+    near = [by_name[name] for name in difflib.get_close_matches(wanted, by_name, cutoff=0.75)]
+    return f" Did you mean {' or '.join(near)}?" if near else ""
 
 
 def _check_weights(folder: Path) -> None:
@@ -152,7 +211,3 @@ def _is_whole(path: Path) -> bool:
         return bool(size == 8 + length + max(ends, default=0))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError):
         return False
-
-
-def _physical_memory() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

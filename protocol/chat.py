@@ -33,6 +33,7 @@ from parts import (
     joined,
 )
 from protocol import constraints
+from protocol.sse import HOLE, around_holes, data_event, text_bytes
 from protocol.thinking import ReasoningFormat, Thinking
 from protocol.tools import CUSTOM_ARGUMENT, custom_input, custom_parameters
 
@@ -48,6 +49,9 @@ ROLES: Mapping[str, Role] = {
     "function": "tool",
 }
 MEDIA_PARTS = frozenset({"image_url", "input_audio", "file", "image", "input_image", "input_file"})
+
+TEXTS = frozenset({("content",), ("reasoning", "reasoning_content")})
+"""The fields of a delta that is text, the same in each."""
 
 _SAMPLING = (
     "temperature",
@@ -353,6 +357,8 @@ class Completion:
             _Choice(reasoning_format, is_legacy, custom_names) for _ in range(num_choices)
         ]
         self._include_usage = include_usage
+        self._around_text: dict[tuple[int, tuple[str, ...]], list[bytes]] = {}
+        """For each choice and kind of text, what its chunks have in common."""
 
     @property
     def finish_reason(self) -> str | None:
@@ -405,6 +411,18 @@ class Completion:
         """The chunk with the usage, when the client asked for it."""
         if self._include_usage:
             yield {**self._constant, "choices": [], "usage": usage_json(self.usage)}
+
+    def event(self, chunk: Json) -> bytes:
+        """A chunk as an event, the same bytes as `data_event`; most only bring more text."""
+        choice = chunk["choices"][0] if chunk["choices"] else None
+        if choice is None or choice["logprobs"] or (fields := tuple(choice["delta"])) not in TEXTS:
+            return data_event(chunk)
+        index, text = choice["index"], choice["delta"][fields[0]]
+        pieces = self._around_text.get((index, fields))
+        if pieces is None:
+            holed = self._chunk(index, dict.fromkeys(fields, HOLE))
+            pieces = self._around_text[index, fields] = around_holes(data_event(holed))
+        return text_bytes(text).join(pieces)
 
     def whole(self, chunks: Iterable[Json]) -> Json:
         """Fold the chunks of the stream into the answer to a request that did not ask for one."""

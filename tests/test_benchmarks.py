@@ -14,7 +14,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from parts import Finish, Prompt, QueueFull, SamplingParams, Text, Usage
@@ -189,6 +189,7 @@ def pieces(raw: bytes, cuts: list[int]) -> Iterator[tuple[float, bytes]]:
         yield float(at), raw[start:end]
 
 
+@settings(deadline=None)
 @given(st.booleans(), st.lists(st.integers(0, 2_000), max_size=8))
 def test_an_answer_reads_the_same_however_it_is_cut(is_chunked: bool, cuts: list[int]) -> None:
     target = clients.Target({"host": "", "port": 0})

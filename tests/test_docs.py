@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from commands.presets import PRESETS
+from door.settings import ALIASES, COMMANDS
 from tests.serving import Running, run, wait_until
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -95,6 +97,17 @@ def test_the_script_header_asks_for_what_requirements_txt_asks_for() -> None:
 
 def test_every_file_of_the_rooms_is_in_architecture_md() -> None:
     page = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
-    for room in ("door", "protocol", "inference"):
+    for room in ("door", "protocol", "inference", "commands"):
         for path in (ROOT / room).glob("*.py"):
             assert path.name == "__init__.py" or path.name in page, path
+
+
+def test_every_command_and_every_alias_is_in_the_docs() -> None:
+    page = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
+    for name in COMMANDS:
+        assert f"## {name}" in page
+    for flag, aliases in ALIASES.items():
+        row = next(line for line in page.splitlines() if line.startswith(f"| `{flag}` |"))
+        assert [word for word in re.findall(r"`([^`]+)`", row) if word != flag] == list(aliases)
+    for client in PRESETS:
+        assert f"`{client}`" in page

@@ -15,16 +15,23 @@ MLX = {"mlx", "mlx_lm", "transformers", "tokenizers", "llguidance"}
 WEB = {"fastapi", "starlette", "uvicorn", "sse_starlette", "prometheus_client"}
 BANS = {
     "parts.py": MLX | WEB | {"door", "protocol", "inference", "server", "pydantic"},
-    "protocol": MLX | WEB | {"door", "inference", "server"},
-    "inference": WEB | {"door", "protocol", "server", "pydantic"},
-    "door": MLX | {"inference", "server"},
+    "protocol": MLX | WEB | {"door", "inference", "server", "commands"},
+    "inference": WEB | {"door", "protocol", "server", "commands", "pydantic"},
+    "door": MLX | {"inference", "server", "commands"},
+    # The doctor looks at the device, and waits with it until it is asked.
+    "commands": MLX - {"mlx"} | WEB | {"server", "pydantic"},
     "server.py": MLX,
 }
 
 
-def imports(path: Path) -> Iterator[str]:
-    """The top-level names that a file imports, anywhere in it."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+SLOW = MLX | {"inference", "huggingface_hub", "rich", "shtab", "yaml"}
+"""What a command imports only when it runs: a mistyped one is answered at once."""
+
+
+def imports(path: Path, *, at_once: bool = False) -> Iterator[str]:
+    """The top-level names that a file imports: anywhere in it, or when it is imported itself."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in tree.body if at_once else ast.walk(tree):
         match node:
             case ast.Import(names):
                 yield from (name.name.split(".")[0] for name in names)
@@ -42,6 +49,12 @@ def test_a_room_imports_nothing_that_is_banned_from_it(room: str) -> None:
     found = {str(p.relative_to(ROOT)): BANS[room] & set(imports(p)) for p in files(room)}
     assert found, "the room is empty"
     assert not {path: names for path, names in found.items() if names}
+
+
+def test_a_command_is_imported_fast() -> None:
+    found = {path.name: SLOW & set(imports(path, at_once=True)) for path in files("commands")}
+    assert len(found) > 7
+    assert not {name: names for name, names in found.items() if names}
 
 
 def test_every_file_opens_with_the_sentence_that_defines_it() -> None:

@@ -135,6 +135,15 @@ def test_a_longer_entry_stands_for_its_prefixes() -> None:
     assert cache.match([*LONG, 1])[1] == 40
 
 
+def test_what_can_be_trimmed_is_not_replaced_by_what_cannot() -> None:
+    cache = PrefixCache(10**9)
+    cache.insert(LONG, filled(LONG))
+    cache.insert(LONG[:30], filled(LONG[:30], is_hybrid=True))
+    cache.insert(LONG, filled(LONG, is_hybrid=True))
+    assert len(cache) == 1
+    assert cache.match([*LONG[:20], 1])[1] == 20
+
+
 def test_the_least_recently_used_is_forgotten_first() -> None:
     size = filled(LONG)[0].nbytes
     cache = PrefixCache(2 * size)

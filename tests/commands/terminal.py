@@ -1,0 +1,96 @@
+"""A terminal of 80 columns without colours, and what a person sees in it at the end."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+import termios
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from tests.serving import PATIENCE_S, ROOT, wait_until
+
+GOLDEN = Path(__file__).parent / "golden"
+COLUMNS = 80
+REGENERATE = "REGENERATE_GOLDEN"
+"""The variable that makes the tests write the golden texts instead of comparing them."""
+
+
+class Terminal:
+    """`server.py` in a terminal."""
+
+    def __init__(self, argv: list[str], cwd: Path, env: Mapping[str, str] | None = None) -> None:
+        self._ours, theirs = pty.openpty()
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, COLUMNS, 0, 0))
+        os.set_blocking(self._ours, False)
+        environment = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(cwd),
+            "LC_ALL": "C.UTF-8",
+            "TERM": "xterm-256color",
+            "NO_COLOR": "1",
+            **(env or {}),
+        }
+        self.process = subprocess.Popen(
+            [sys.executable, str(ROOT / "server.py"), *argv],
+            cwd=cwd,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=theirs,
+            stderr=theirs,
+            start_new_session=True,
+        )
+        os.close(theirs)
+        self._raw = b""
+
+    def seen(self) -> str:
+        """What stands in the terminal now."""
+        with contextlib.suppress(BlockingIOError, OSError):
+            while more := os.read(self._ours, 65536):
+                self._raw += more
+        return shown(self._raw.decode())
+
+    def wait_for(self, found: Callable[[str], object], what: str) -> str:
+        """Look until something is there. Returns all that is."""
+        wait_until(lambda: found(self.seen()) or self.process.poll() is not None, what)
+        return self.seen()
+
+    def end(self) -> str:
+        """Wait until the program ends. Returns what it left in the terminal."""
+        wait_until(lambda: (self.seen(), self.process.poll() is not None)[1], "the end")
+        return self.seen()
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait(PATIENCE_S)
+        os.close(self._ours)
+
+
+def shown(raw: str) -> str:
+    """What is left of a program's output when lines have been written over."""
+    lines = []
+    for line in raw.replace("\r\n", "\n").split("\n"):
+        last = re.split(r"\r|\x1b\[2K", line)
+        text = next((part for part in reversed(last) if re.sub(r"\x1b\[[?\d;]*\w", "", part)), "")
+        lines.append(re.sub(r"\x1b\[[?\d;]*\w", "", text).rstrip())
+    return "\n".join(lines)
+
+
+def compare(name: str, text: str) -> None:
+    """Compare a text with the golden one of this name; its lines must fit the terminal."""
+    path = GOLDEN / f"{name}.txt"
+    if os.environ.get(REGENERATE):
+        path.write_text(text, encoding="utf-8")
+    assert text == path.read_text(encoding="utf-8"), f"set {REGENERATE}=1 if that is right"
+
+
+def without_numbers(text: str) -> str:
+    """Every number as #, so that any machine gives the same text."""
+    text = re.sub(r"\d+([.,:-]\d+)*", "#", text)
+    return re.sub(r" {2,}#", "  #", text)
