@@ -12,6 +12,7 @@ Nothing here knows HTTP, JSON or MLX, and nothing of ours is imported.
                                                             │   ├── NotReady
                                                             │   ├── QueueFull
                                                             │   └── Unavailable
+                                                            ├── TimedOut
                                                             └── EngineFailed
 """
 
@@ -310,6 +311,9 @@ class Engine(Protocol):
     async def count(self, prompt: Prompt) -> int:
         """The number of a prompt's tokens. Raises `Refused`."""
 
+    async def failed(self) -> str:
+        """Return when nothing will ever be answered any more, and say why."""
+
     async def stop(self, drain: float = 0.0) -> None:
         """Take no more prompts, let the running ones finish for `drain` seconds, end the rest."""
 
@@ -371,6 +375,12 @@ class Unavailable(Refused):
     """Not now: the model is loading, the server is going down, or the engine has failed."""
 
     code = "server_error"
+
+
+class TimedOut(ServerError):
+    """Took longer than the server allows; what was made of it is lost."""
+
+    code = "timeout"
 
 
 class EngineFailed(ServerError):

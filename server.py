@@ -15,6 +15,9 @@
 #   "rich>=14,<16",
 #   "shtab>=1.7,<2",
 #   "pyyaml>=6,<7",
+#   "starlette>=0.49.1,<2",
+#   "h11>=0.16,<1",
+#   "jinja2>=3.1.6,<4",
 # ]
 # ///
 """The door: an OpenAI-compatible server for one language model on this machine.
@@ -67,6 +70,7 @@ from door import (
     dashboard,
     log_lines,
     metrics,
+    open_files,
     openapi,
     pages,
     responses,
@@ -74,12 +78,17 @@ from door import (
     websocket,
 )
 from door import log as door_log
-from door.guard import MAX_BODY, Guard
-from door.origins import Origins, OwnPages
+from door.admission import Admission
+from door.callers import Callers
+from door.cors import Cors
+from door.guard import Guard
+from door.keys import Keys
+from door.origins import OwnPages
 from door.progress import reported
 from door.requests import ChatRequest
 from door.settings import DEMO_MODEL, VERSION, Settings
 from door.stream import ClientGone, EventStream, merged, unless_gone, watched
+from door.wire import Wire
 from parts import (
     Answer,
     Engine,
@@ -106,7 +115,10 @@ class StrictJsonRequest(Request):
     """A request whose body is read by our own rules."""
 
     async def json(self) -> Any:
-        return strict_json.loads(await self.body())
+        body = await self.body()
+        if len(body) > LARGE_BODY:  # or others would have to wait for it
+            return await asyncio.to_thread(strict_json.loads, body)
+        return strict_json.loads(body)
 
 
 class StrictJsonRoute(APIRoute):
@@ -122,14 +134,25 @@ class StrictJsonRoute(APIRoute):
 
 
 def create_app(settings: Settings, engine: Engine, store: Store | None = None) -> FastAPI:
-    """Make the application around an engine and a store, which start and stop with it."""
+    """Make the application around an engine and a store, which start and stop with it.
+
+    Raises:
+        Unavailable: the file of keys cannot be used.
+    """
     store = store or _store(settings)
+    keys = Keys.of(settings)
+    engine = Admission(
+        engine,
+        max_admitted=settings.max_batch + settings.max_queue,
+        timeout=settings.timeout or None,
+    )
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         tasks = [
             asyncio.create_task(_load(app, settings, engine)),
             asyncio.create_task(_archive(store)),
+            asyncio.create_task(_watch(app, engine)),
         ]
         yield
         for task in tasks:
@@ -146,28 +169,36 @@ def create_app(settings: Settings, engine: Engine, store: Store | None = None) -
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
+        responses={
+            "default": {
+                "description": "What went wrong",
+                "content": {"application/json": {"schema": errors.ENVELOPE_SCHEMA}},
+            }
+        },
     )
     app.router.route_class = StrictJsonRoute
     app.state.began = time.monotonic()
     app.state.port = settings.port
     app.state.on_load_failure = lambda error: None
+    app.state.on_engine_failure = lambda reason: None
     figures = metrics.Metrics(engine, settings.model_name)
     board = app.state.board = dashboard.Dashboard(engine)
     app.state.stories = door_log.Stories(figures.count, board.hear)
     metrics.add_routes(app.router, figures)
     dashboard.add_routes(app.router, board)
-    _answer_errors(app)
+    _answer_errors(app, settings)
     _add_routes(app, settings, engine, store)
     openapi.describe(app)
     app.add_middleware(OwnPages)
-    app.add_middleware(Guard, api_key=settings.api_key, stories=app.state.stories)
     app.add_middleware(
-        Origins,
-        allow_origins=settings.allowed_origins,
-        allow_methods=["*"],
-        allow_headers=["*"],
-        expose_headers=["x-request-id", "retry-after"],
+        Guard,
+        callers=Callers(settings.host, settings.allowed_hosts, settings.origins),
+        keys=keys,
+        max_body=settings.max_body,
+        stories=app.state.stories,
     )
+    if settings.origins:
+        app.add_middleware(Cors, origins=settings.origins)
     return app
 
 
@@ -190,6 +221,16 @@ async def _archive(store: Store) -> None:
         await asyncio.to_thread(store.sweep)
 
 
+async def _watch(app: FastAPI, engine: Engine) -> None:
+    """Have the process end when its engine has failed, so that what started it can start it again.
+
+    Those who wait are told first.
+    """
+    reason = await engine.failed()
+    await asyncio.sleep(FAREWELL_S)
+    app.state.on_engine_failure(reason)
+
+
 async def _load(app: FastAPI, settings: Settings, engine: Engine) -> None:
     try:
         await engine.start()
@@ -203,8 +244,8 @@ async def _load(app: FastAPI, settings: Settings, engine: Engine) -> None:
         card,
         url,
         real_models=_real_models() if settings.model == str(DEMO_MODEL) else (),
-        has_key=settings.api_key is not None,
-        origins=", ".join(settings.allowed_origins) or "none",
+        has_key=bool(settings.api_key or settings.api_key_file),
+        origins=", ".join(settings.origins) or "none",
     )
     log_lines.say(banner, "ready", level="info", url=url, model=card.name)
 
@@ -223,7 +264,7 @@ def _url(host: str, port: int) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def _answer_errors(app: FastAPI) -> None:
+def _answer_errors(app: FastAPI, settings: Settings) -> None:
     """Put every failure into the one envelope."""
 
     @app.exception_handler(ServerError)
@@ -244,7 +285,8 @@ def _answer_errors(app: FastAPI) -> None:
         sentence = {
             404: f"There is nothing at {request.url.path[:200]}.",
             405: f"{request.method} is not allowed here.",
-            413: f"The body is larger than {MAX_BODY} bytes.",
+            408: "The body did not come in time.",
+            413: f"The body is larger than {settings.max_body} bytes.",
         }.get(error.status_code, "The request cannot be read.")
         body = errors.envelope(error.status_code, sentence)
         return JSONResponse(body, error.status_code, headers=dict(error.headers or {}))
@@ -278,10 +320,10 @@ def _add_routes(app: FastAPI, settings: Settings, engine: Engine, store: Store) 
     responses.add_routes(app.router, made)
     conversations.add_routes(app.router, store)
     browser.add_routes(app.router, made)
-    websocket.add_routes(app.router, made)
+    app.state.sockets = websocket.add_routes(app.router, made)
     pages.add_routes(app.router)
 
-    @app.get("/health")
+    @app.get("/health", responses={503: {"description": "Why it cannot serve"}})
     async def health() -> Response:
         return _health(app, settings, engine, store)
 
@@ -294,7 +336,7 @@ def _add_routes(app: FastAPI, settings: Settings, engine: Engine, store: Store) 
         entry = _model_entry(settings, engine)
         if model != entry["id"]:
             raise NotFound(
-                f"The model {model[:256]!r} is not loaded here; {entry['id']!r} is.",
+                f"The model {model[:100]!r} is not loaded here; {entry['id']!r} is.",
                 param="model",
                 code="model_not_found",
             )
@@ -363,7 +405,17 @@ def _model_entry(settings: Settings, engine: Engine) -> dict[str, Any]:
     return entry
 
 
+LARGE_BODY = 256 * 2**10
+"""Bytes of a body that is read on another thread."""
 STARTED = int(time.time())
+MAX_FRAME = 16 * 2**20
+"""Bytes of a frame on a socket."""
+GOODBYE_S = 5
+"""Seconds that clients get to read the ends of their streams."""
+FAREWELL_S = 1.0
+"""Seconds in which /health says that the engine has failed, before the process ends."""
+ENGINE_FAILED = 70
+"""The exit code then: an internal software error, in the words of sysexits."""
 ARCHIVE_EVERY_S = 30
 """Seconds between two looks at which conversations are over."""
 
@@ -447,7 +499,6 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self._engine = engine
         self._drain = drain
-        self._stopping: asyncio.Task[None] | None = None
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -458,7 +509,9 @@ class Server(uvicorn.Server):
                 os._exit(128 + number)
             self.should_exit = True
 
-        signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        signals = [signal.SIGINT, signal.SIGTERM]
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as it is under nohup
+            signals.append(signal.SIGHUP)
         before = {number: signal.signal(number, stop) for number in signals}
         try:
             yield
@@ -467,47 +520,67 @@ class Server(uvicorn.Server):
                 signal.signal(number, handler)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self._stopping = asyncio.create_task(self._engine.stop(self._drain))
+        for server in self.servers:
+            server.close()
+        for listener in sockets or ():
+            listener.close()
+        # Uvicorn cuts sockets off when it is asked to stop, so it is asked when all is told.
+        await self._engine.stop(self._drain)
+        await self.config.app.state.sockets.end()  # type: ignore[union-attr]
         await super().shutdown(sockets)
-        await self._stopping
 
 
 def main(settings: Settings) -> int:
     """Serve until a signal comes. Returns the process's exit code."""
+    open_files.stand_in_for_closed()
+    open_files.allow_many()
     log_lines.set_up(settings.log_level, cast(log_lines.LogFormat, settings.log_format))
     stacks.tell_on_signal()
     try:
         listener = _listen(settings)
         engine = _engine(settings)
+        app = create_app(settings, engine)
     except Unavailable as error:
         _say_no_start(error)
         return 1
     except KeyboardInterrupt:  # while a model is downloaded
         print("Stopped. The same command goes on where this one was.", file=sys.stderr)
         return 130
-    app = create_app(settings, engine)
+    _warn_of_exposure(settings)
     app.state.port = listener.getsockname()[1]
     server = Server(
         uvicorn.Config(
             app,
             access_log=False,
             log_config=None,
-            timeout_graceful_shutdown=int(settings.drain) + 5,
+            http=Wire,
+            timeout_graceful_shutdown=GOODBYE_S,
+            ws_max_size=min(settings.max_body, MAX_FRAME),
             ws_per_message_deflate=False,
         ),
         engine,
         settings.drain,
     )
     failure: list[Unavailable] = []
+    has_failed: list[str] = []
 
     def give_up(error: Unavailable) -> None:
         failure.append(error)
         server.should_exit = True
 
+    def end(reason: str) -> None:
+        log.critical("the engine has failed: %s; the server ends", reason)
+        has_failed.append(reason)
+        server.should_exit = True
+
     app.state.on_load_failure = give_up
+    app.state.on_engine_failure = end
     server.run(sockets=[listener])
     if failure:
         _say_no_start(failure[0])
+    if has_failed:  # a step that hangs would keep the interpreter from ending
+        logging.shutdown()
+        os._exit(ENGINE_FAILED)
     return 1 if failure else 0
 
 
@@ -515,6 +588,15 @@ def _say_no_start(error: Unavailable) -> None:
     log_lines.say(
         f"Cannot start: {error.message}", "cannot start", level="error", reason=error.message
     )
+
+
+def _warn_of_exposure(settings: Settings) -> None:
+    if settings.is_exposed:
+        log.warning(
+            "ANYONE WHO CAN REACH %s MAY USE THIS SERVER: it has no key. "
+            "Give it one with --api-key-file, or listen on 127.0.0.1.",
+            settings.host,
+        )
 
 
 def _listen(settings: Settings) -> socket.socket:
@@ -548,21 +630,28 @@ def _engine(settings: Settings) -> Engine:
     def load() -> LoadedModel:
         from inference import loader
 
-        return loader.load(
-            loader.LoadOptions(
-                folder=folder,
-                name=settings.model_name,
-                adapter_path=settings.adapter_path,
-                context_window=settings.ctx_size,
-                template_args=settings.chat_template_args,
-                trust_remote_code=settings.trust_remote_code,
-                prefix_cache_bytes=settings.prompt_cache_bytes,
-                prefix_cache_folder=_folder(settings.prompt_cache_dir),
-                prefix_folder_bytes=settings.prompt_cache_disk_bytes,
-            )
+        options = loader.LoadOptions(
+            folder=folder,
+            name=settings.model_name,
+            adapter_path=settings.adapter_path,
+            context_window=settings.ctx_size,
+            template_args=settings.chat_template_args,
+            trust_remote_code=settings.trust_remote_code,
+            memory_limit=settings.memory_limit,
+            is_forced=settings.force,
+            prefix_cache_bytes=settings.prompt_cache_bytes,
+            prefix_cache_folder=_folder(settings.prompt_cache_dir),
+            prefix_folder_bytes=settings.prompt_cache_disk_bytes,
         )
+        with open_files.limit_kept():
+            return loader.load(options)
 
-    return MlxEngine(load, max_batch=settings.max_batch, max_queue=settings.max_queue)
+    return MlxEngine(
+        load,
+        max_batch=settings.max_batch,
+        max_queue=settings.max_queue,
+        stall_timeout=settings.stall_timeout,
+    )
 
 
 def _folder(path: str | None) -> Path | None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -160,6 +161,13 @@ def progress_line(progress: Progress) -> str:
 def escaped(text: str) -> str:
     """Make a client's words safe for a terminal and for one line."""
     return text[:200].encode("unicode_escape").decode("ascii")
+
+
+def told(error: BaseException) -> str:
+    """Where and how something failed, without its message: that may quote what a client said."""
+    frames = traceback.format_tb(error.__traceback__)
+    log.debug("the message of what failed: %s", error)
+    return "".join([type(error).__name__, "\n", *frames]).rstrip()
 
 
 def banner(

@@ -1,6 +1,7 @@
-"""Origins: which web pages may call which routes.
+"""Origins: what only the pages of this server itself may ask for.
 
-The API is open to the pages that the settings name. The conversations of everybody who uses this
+The API is open to the pages that the settings name (`callers`, `cors`). The conversations of
+everybody who uses this
 server, and what the dashboard tells of them, are for its own pages only: no other page may read
 them, whatever the settings say.
 """
@@ -11,7 +12,6 @@ import json
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
-from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -21,16 +21,6 @@ OWN = ("/conversations", "/dashboard/events")
 """Below these, only our own pages, and programs that are no pages, get an answer."""
 FRIENDLY_SITES = frozenset({"", "none", "same-origin"})
 """What browsers say in `Sec-Fetch-Site` of a page of ours, or of an address that was typed."""
-
-
-class Origins(CORSMiddleware):
-    """CORS for the API, and none for what is our own. Stands outside the guard."""
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if is_own(scope):
-            await self.app(scope, receive, send)
-        else:
-            await super().__call__(scope, receive, send)
 
 
 class OwnPages:

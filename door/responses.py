@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Literal, TypeVar
 
@@ -31,7 +33,7 @@ from protocol.items import Item
 from protocol.response_events import ResponseStream
 from protocol.sse import DONE, NamedEvents, json_bytes
 from protocol.thinking import ReasoningFormat
-from protocol.transcript import shortened
+from protocol.transcript import num_droppable, shortened
 
 log = logging.getLogger("mlx_server")
 
@@ -60,9 +62,11 @@ class Responses:
         self._reasoning_format = reasoning_format
         self._tidying: set[asyncio.Task[None]] = set()
 
-    async def begin(self, body: dict[str, Any], *, source: str, story: Story) -> Run:
+    async def begin(
+        self, body: dict[str, Any], *, source: str, story: Story, owner: str = ""
+    ) -> Run:
         """Start a response. Raises `Refused` before any work is done on it."""
-        draft = await self.draft(body, source=source)
+        draft = await self.draft(body, source=source, owner=owner)
         return await self.make(body, draft, story)
 
     async def make(
@@ -77,7 +81,7 @@ class Responses:
         """Start a response whose past is known: the draft's, or `past`."""
         history = draft.recall() if past is None else past
         try:
-            request = self.read(body, history)
+            request = self.read(body, history, draft.owner)
             if is_warm_up:
                 request = replace(request, params=replace(request.params, max_tokens=1))
             has_to_wait = self.engine.status.waiting > 0
@@ -109,29 +113,39 @@ class Responses:
             self._tidy()
         return run
 
-    def read(self, body: dict[str, Any], history: list[Item]) -> responses.ResponseRequest:
+    def read(
+        self, body: dict[str, Any], history: list[Item], owner: str
+    ) -> responses.ResponseRequest:
         """Make of a body, and of what was said before, what the engine is to do."""
         return responses.read(
             body,
             model=self.model,
             history=history,
             defaults=self._defaults,
-            resolve=self.store.item,
+            resolve=functools.partial(self.store.item, owner=owner),
         )
 
-    async def prompt(self, body: dict[str, Any]) -> tuple[Prompt, list[Item], list[Item]]:
+    async def prompt(
+        self, body: dict[str, Any], owner: str
+    ) -> tuple[Prompt, list[Item], list[Item]]:
         """What a body comes to without answering it: the prompt, the past and the new items."""
-        with await self.draft(body) as draft:
+        with await self.draft(body, owner=owner) as draft:
             past = draft.recall()
-            request = self.read(body, past)
+            request = self.read(body, past, owner)
             return request.prompt, past, list(request.items)
 
     async def count(self, prompt: Prompt) -> int:
         """The number of a prompt's tokens."""
-        return await self.engine.count(prompt)
+        with _called_input():
+            return await self.engine.count(prompt)
 
     async def draft(
-        self, body: dict[str, Any], *, source: str = "", past: list[Item] | None = None
+        self,
+        body: dict[str, Any],
+        *,
+        source: str = "",
+        past: list[Item] | None = None,
+        owner: str = "",
     ) -> Draft:
         """Find what a body continues, unless its `past` is known. Raises `NotFound`."""
         conversation = body.get("conversation") if past is None else None
@@ -142,16 +156,18 @@ class Responses:
                 previous_response_id=previous,
                 conversation_id=conversation,
                 is_kept=body.get("store") is not False,
+                owner=owner,
                 source=source,
             ),
+            owner,
         )
 
-    async def revived(self, name: str, look: Callable[[], T]) -> T:
+    async def revived(self, name: str, look: Callable[[], T], owner: str) -> T:
         """Look in memory, and once more after the archive was asked. Raises what `look` does."""
         try:
             return look()
         except NotFound:
-            await asyncio.to_thread(self.store.revive, name)
+            await asyncio.to_thread(self.store.revive, name, owner=owner)
             return look()
 
     async def _submit(self, request: responses.ResponseRequest, history: Sequence[Item]) -> Answer:
@@ -161,31 +177,61 @@ class Responses:
         except ContextLengthExceeded:
             if not (request.can_truncate or _is_compacted((*history, *request.items))):
                 raise
-        error: ContextLengthExceeded | None = None
-        for prompt, num_dropped in shortened(request.prompt):
+        return await self._submit_shortened(request.prompt, request.params)
+
+    async def _submit_shortened(self, prompt: Prompt, params: SamplingParams) -> Answer:
+        """Submit a prompt that does not fit, without as few of its turns as may be."""
+        most = num_droppable(prompt)
+        num_dropped = await self._fewest_dropped(prompt)
+        while num_dropped <= most:
             try:
-                answer = await self._tried(prompt, request.params)
-            except ContextLengthExceeded as too_long:
-                error = too_long
+                answer = await self._tried(shortened(prompt, num_dropped), params)
+            except ContextLengthExceeded:
+                # The engine has the last word; its no comes seldom, so steps may be long.
+                num_dropped = max(num_dropped + 1, min(2 * num_dropped, most))
                 continue
             log.info("the prompt did not fit: its %d oldest turns were dropped", num_dropped)
             return answer
-        raise error or ContextLengthExceeded(
+        raise ContextLengthExceeded(
             "The last turn alone is longer than this model's context window.", param="input"
         )
 
-    async def _tried(self, prompt: Prompt, params: SamplingParams) -> Answer:
+    async def _fewest_dropped(self, prompt: Prompt) -> int:
+        """How many turns to drop, found by halves: each try makes tokens of the whole rest."""
+        fewest, most = 1, max(1, num_droppable(prompt))
+        while fewest < most:
+            middle = (fewest + most) // 2
+            if await self._fits(shortened(prompt, middle)):
+                most = middle
+            else:
+                fewest = middle + 1
+        return fewest
+
+    async def _fits(self, prompt: Prompt) -> bool:
+        card = self.engine.status.model
         try:
+            return card is not None and await self.count(prompt) < card.context_window
+        except ContextLengthExceeded:
+            return False
+
+    async def _tried(self, prompt: Prompt, params: SamplingParams) -> Answer:
+        with _called_input():
             return await self.engine.submit(prompt, params)
-        except InvalidRequest as error:
-            # What the engine calls messages is the input here.
-            error.param = "input" if error.param == "messages" else error.param
-            raise
 
     def _tidy(self) -> None:
         task = asyncio.create_task(asyncio.to_thread(self.store.sweep))
         self._tidying.add(task)
         task.add_done_callback(self._tidying.discard)
+
+
+@contextlib.contextmanager
+def _called_input() -> Iterator[None]:
+    """What the engine calls messages is the input here."""
+    try:
+        yield
+    except InvalidRequest as error:
+        error.param = "input" if error.param == "messages" else error.param
+        raise
 
 
 def _is_compacted(items: Iterable[Item]) -> bool:
@@ -224,9 +270,11 @@ def add_routes(router: APIRouter, made: Responses) -> None:
     """Add the routes under `/v1/responses`."""
     store, runs = made.store, made.runs
 
-    async def found(response_id: str) -> tuple[dict[str, Any], Run | None]:
+    async def found(response_id: str, owner: str) -> tuple[dict[str, Any], Run | None]:
         """A response as it stands, and its run if that is still known. Raises `NotFound`."""
-        kept = await made.revived(response_id, lambda: store.retrieve(response_id))
+        kept = await made.revived(
+            response_id, lambda: store.retrieve(response_id, owner=owner), owner
+        )
         run = runs.get(response_id)
         return (kept if run is None or run.is_over else run.response), run
 
@@ -238,7 +286,7 @@ def add_routes(router: APIRouter, made: Responses) -> None:
         if body.background:  # it is asked for now, and made whoever asked
             story.finish = "in background"
             story = replace(story, method="BACKGROUND", status=200, finish="")
-        run = await made.begin(given, source=story.source, story=story)
+        run = await made.begin(given, source=story.source, story=story, owner=request.state.owner)
         if body.background:
             run.at_end(lambda: made.stories.end(story))
             if not body.stream:
@@ -255,21 +303,21 @@ def add_routes(router: APIRouter, made: Responses) -> None:
         return _json(run.response)
 
     @router.post("/v1/responses/input_tokens")
-    async def input_tokens(body: InputRequest) -> dict[str, Any]:
-        prompt, _, _ = await made.prompt(body.given())
+    async def input_tokens(body: InputRequest, request: Request) -> dict[str, Any]:
+        prompt, _, _ = await made.prompt(body.given(), request.state.owner)
         return {"object": "response.input_tokens", "input_tokens": await made.count(prompt)}
 
     @router.post("/v1/responses/compact")
-    async def compact(body: CompactRequest) -> Response:
-        prompt, past, items = await made.prompt(body.given())
+    async def compact(body: CompactRequest, request: Request) -> Response:
+        prompt, past, items = await made.prompt(body.given(), request.state.owner)
         usage = Usage(prompt_tokens=await made.count(prompt))
         return _json(compaction.compaction_object((*past, *items), usage))
 
     @router.get("/v1/responses/{response_id}")
     async def retrieve(
-        response_id: str, stream: bool = False, starting_after: int = -1
+        response_id: str, request: Request, stream: bool = False, starting_after: int = -1
     ) -> Response:
-        response, run = await found(response_id)
+        response, run = await found(response_id, request.state.owner)
         if not stream:
             return _json(response)
         if run is None or run.response != response:  # or an item of it was deleted
@@ -281,14 +329,14 @@ def add_routes(router: APIRouter, made: Responses) -> None:
         return EventStream(events_of(run, max(starting_after, -1)), lambda: None)
 
     @router.delete("/v1/responses/{response_id}")
-    async def delete(response_id: str) -> dict[str, Any]:
-        await asyncio.to_thread(store.delete, response_id)
+    async def delete(response_id: str, request: Request) -> dict[str, Any]:
+        await asyncio.to_thread(store.delete, response_id, owner=request.state.owner)
         runs.forget(response_id)
         return {"id": response_id, "object": "response", "deleted": True}
 
     @router.post("/v1/responses/{response_id}/cancel")
-    async def cancel(response_id: str) -> Response:
-        response, run = await found(response_id)
+    async def cancel(response_id: str, request: Request) -> Response:
+        response, run = await found(response_id, request.state.owner)
         if run is None or run.is_over:
             return _json(response)
         run.cancel()
@@ -296,10 +344,18 @@ def add_routes(router: APIRouter, made: Responses) -> None:
 
     @router.get("/v1/responses/{response_id}/input_items")
     async def input_items(
-        response_id: str, order: Order = "desc", after: str | None = None, limit: int = 20
+        response_id: str,
+        request: Request,
+        order: Order = "desc",
+        after: str | None = None,
+        limit: int = 20,
     ) -> Response:
+        owner = request.state.owner
         found = await made.revived(
             response_id,
-            lambda: store.input_items(response_id, order=order, after=after, limit=limit),
+            lambda: store.input_items(
+                response_id, order=order, after=after, limit=limit, owner=owner
+            ),
+            owner,
         )
         return _json(page(found.entries, found.has_more))

@@ -6,22 +6,28 @@ A response in the background, a stream that is resumed, and a plain answer are a
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Sequence
 
-from door.log import Story
+from door.log import Story, told
 from door.progress import reported
 from door.stream import watched
 from parts import Answer, EngineFailed, Finish, Part, Progress, ServerError, Usage
 from protocol.draft import Draft
 from protocol.items import Item
 from protocol.response_events import Event, ResponseStream
+from protocol.sse import json_bytes
 
 log = logging.getLogger("mlx_server")
 
 KEPT_RUNS = 128
 """Finished runs whose events can still be read again."""
+KEPT_BYTES = 64 * 2**20
+"""What these may take together, counted generously."""
+EVENT_BYTES = 600
+"""What an event takes beside the text that it tells."""
 END_S = 1.0
 """Seconds that runs get to tell their ends."""
 
@@ -66,6 +72,12 @@ class Run:
     @property
     def is_over(self) -> bool:
         return self.stream.is_over
+
+    @functools.cached_property
+    def num_bytes(self) -> int:
+        """What the events of a run that is over take."""
+        # Its text stands in the deltas and, whole, in the events that end a part, an item, and all.
+        return len(self.events) * EVENT_BYTES + 4 * len(json_bytes(self.response))
 
     def cancel(self) -> None:
         """Give the response up. Harmless when it is over."""
@@ -117,8 +129,8 @@ class Run:
                 raise EngineFailed("The answer ended before it was finished.")
         except ServerError as error:
             self._fail(error)
-        except Exception:  # nobody above this task would tell those who wait for it
-            log.exception("response %s failed", self.id)
+        except Exception as error:  # nobody above this task would tell those who wait for it
+            log.error("response %s failed: %s", self.id, told(error))
             self._fail(EngineFailed("The server failed on this response."))
         finally:
             self.answer.cancel()
@@ -157,9 +169,13 @@ class Runs:
     def add(self, run: Run) -> None:
         """Keep a run; the oldest that are over make room."""
         self._runs[run.id] = run
-        over = [id for id, run in self._runs.items() if run.is_over]
-        for id in over[: max(0, len(self._runs) - KEPT_RUNS)]:
-            del self._runs[id]
+        over = [run for run in self._runs.values() if run.is_over]
+        num_bytes = sum(run.num_bytes for run in over)
+        for old in over:
+            if len(self._runs) <= KEPT_RUNS and num_bytes <= KEPT_BYTES:
+                return
+            num_bytes -= old.num_bytes
+            del self._runs[old.id]
 
     def get(self, id: str) -> Run | None:
         """The run of a response, if it is still known."""

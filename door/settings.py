@@ -30,6 +30,7 @@ ALIASES = {
     "--ctx-size": ("-c", "--max-model-len"),
     "--chat-template-args": ("--chat-template-kwargs", "--default-chat-template-kwargs"),
     "--adapter-path": ("--lora",),
+    "--allowed-origins": ("--cors-origins",),
     "--log-level": ("--uvicorn-log-level",),
 }
 """What mlx_lm.server, `vllm serve` and llama-server call the flags that they have too."""
@@ -67,15 +68,19 @@ class Settings:
     max_batch: int = 32
     max_queue: int = 256
     ctx_size: int | None = None
+    max_body: int = 32 * 2**20
+    timeout: float = 0.0
     allowed_origins: tuple[str, ...] = ("*",)
+    no_cors: bool = False
+    allowed_hosts: tuple[str, ...] = ()
     api_key: str | None = None
+    api_key_file: str | None = None
     chat_template_args: dict[str, Any] = field(default_factory=dict)
     reasoning_format: str = "separate"
     reasoning_budget: int | None = None
     served_model_name: str | None = None
     top_k: int | None = None
     min_p: float | None = None
-    idle_unload: float | None = None
     adapter_path: str | None = None
     trust_remote_code: bool = False
     prompt_cache_bytes: int = 2 * 2**30
@@ -88,7 +93,20 @@ class Settings:
     drain: float = 5.0
     log_level: str = "info"
     log_format: str = "text"
-    stall_timeout: float = 60.0
+    stall_timeout: float = 120.0
+    memory_limit: int | None = None
+    force: bool = False
+
+    @property
+    def origins(self) -> tuple[str, ...]:
+        """The web pages that may call."""
+        return () if self.no_cors else self.allowed_origins
+
+    @property
+    def is_exposed(self) -> bool:
+        """Whether other machines may call, and need no key."""
+        is_local = self.host == "localhost" or self.host.startswith("127.") or self.host == "::1"
+        return not (is_local or self.api_key or self.api_key_file)
 
     @property
     def model_name(self) -> str:
@@ -201,8 +219,13 @@ def add_flags(parser: FlagParser, *, hidden: bool = False) -> None:
     add("--max-batch", _within(int, 1, 1024), "requests answered at the same time")
     add("--max-queue", _within(int, 0, 10**6), "requests that may wait; more are answered 429")
     add("--ctx-size", _window, "context window in tokens, instead of the model's")
-    add("--allowed-origins", _origins, "web pages that may call, comma-separated; * is any")
+    add("--max-body", _body_bytes, "size of a request's body, such as 8M", shown="32M")
+    add("--timeout", _within(float, 0, 10**6), "seconds that an answer may take; 0 is no limit")
+    add("--allowed-origins", _listed, "web pages that may call, comma-separated; * is any")
+    add("--no-cors", None, "no web page of another server may call")
+    add("--allowed-hosts", _listed, "more names that this server is called by; * is any")
     add("--api-key", str, "key that clients must send")
+    add("--api-key-file", str, "file of keys, one a line; each sees only its own conversations")
     add("--chat-template-args", _json_object, "JSON object of arguments for the chat template")
     add(
         "--reasoning-format",
@@ -211,9 +234,10 @@ def add_flags(parser: FlagParser, *, hidden: bool = False) -> None:
         choices=("separate", "hidden", "raw"),
     )
     add("--reasoning-budget", _within(int, 0, 10**9), "tokens after which thinking is closed")
-    add("--idle-unload", _seconds, "time after which an idle model leaves memory", metavar="TIME")
     add("--adapter-path", str, "folder of a LoRA adapter", metavar="FOLDER")
     add("--trust-remote-code", None, "run code that comes with the model")
+    add("--memory-limit", _num_bytes, "memory for everything, such as 12G, instead of most of it")
+    add("--force", None, "load a model that does not seem to fit into memory")
     add("--prompt-cache-bytes", _num_bytes, "memory for prompts already computed, 0 is none")
     add("--prompt-cache-dir", str, "folder in which they outlive a restart", metavar="FOLDER")
     add("--prompt-cache-disk-bytes", _num_bytes, "disk space for them")
@@ -236,7 +260,7 @@ def add_flags(parser: FlagParser, *, hidden: bool = False) -> None:
     add(
         "--stall-timeout",
         _within(float, 1, 86400),
-        "seconds without a step, while work waits, after which /health is 503",
+        "seconds without a step, while work waits, after which the engine has failed",
     )
 
 
@@ -249,13 +273,20 @@ class _Flags:
         self._is_hidden = hidden
 
     def add(
-        self, flag: str, convert: Callable[[str], Any] | None, text: str, **options: Any
+        self,
+        flag: str,
+        convert: Callable[[str], Any] | None,
+        text: str,
+        *,
+        aliases: Sequence[str] = (),
+        shown: str = "",
+        **options: Any,
     ) -> None:
-        default = getattr(self._defaults, name_of(flag))
+        said = f" ({shown})" if shown else _shown(getattr(self._defaults, name_of(flag)))
         self._parser.add_flag(
             flag,
             convert,
-            argparse.SUPPRESS if self._is_hidden else text + _shown(default),
+            argparse.SUPPRESS if self._is_hidden else text + said,
             aliases=ALIASES.get(flag, ()),
             variable=environment_name(flag),
             **options,
@@ -263,7 +294,7 @@ class _Flags:
 
 
 def _shown(default: Any) -> str:
-    if default is None or default == {} or default is False:
+    if default is None or default is False or default in ({}, ()):
         return ""
     if default == str(DEMO_MODEL):
         return " (the bundled demo model)"
@@ -312,22 +343,17 @@ def _window(text: str) -> int | None:
     return None if tokens == 0 else int(_within(int, 16, 10**8)(str(tokens)))
 
 
-def _seconds(text: str) -> float | None:
-    """A stretch of time such as 90s, 10m, 2h or 1d; 0 and off mean never."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([smhd]?)", text.strip().lower())
-    if text.strip().lower() == "off":
-        return None
-    if not found:
-        raise argparse.ArgumentTypeError(f"must be a time such as 10m, not {text}")
-    unit = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]]
-    return float(found[1]) * unit or None
+def _body_bytes(text: str) -> int:
+    if (size := _num_bytes(text)) < 1:
+        raise argparse.ArgumentTypeError("must be at least a byte")
+    return size
 
 
-def _origins(text: str) -> tuple[str, ...]:
+def _listed(text: str) -> tuple[str, ...]:
     if text.lstrip().startswith("["):
         with contextlib.suppress(ValueError, TypeError):
             text = ",".join(json.loads(text))
-    return tuple(origin.strip().rstrip("/") for origin in text.split(",") if origin.strip())
+    return tuple(name.strip().rstrip("/") for name in text.split(",") if name.strip())
 
 
 def _json_object(text: str) -> dict[str, Any]:

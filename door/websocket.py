@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections import OrderedDict
 from typing import Any
 
 from fastapi import APIRouter
@@ -15,10 +16,11 @@ from pydantic import ValidationError
 from starlette.types import Message
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from door.log import Story
+from door.log import Story, told
 from door.requests import ResponseRequest
 from door.responses import Responses
-from door.runs import Run
+from door.runs import END_S, Run
+from door.stream import SEND_TIMEOUT_S
 from parts import InvalidRequest, ServerError
 from protocol import errors, strict_json
 from protocol.items import Item
@@ -27,6 +29,11 @@ from protocol.sse import json_bytes
 log = logging.getLogger("mlx_server")
 
 PATH = "/v1/responses"
+PRIVATE_TURNS = 64
+"""Turns that one socket keeps for itself; the oldest are forgotten."""
+PRIVATE_BYTES = 32 * 2**20
+"""What these may take together."""
+GOING_AWAY, POLICY_VIOLATION = 1012, 1008
 MAX_FRAMES = 16
 """Frames that may wait for the turns before them; more wait on the wire."""
 
@@ -37,8 +44,8 @@ class Session:
     def __init__(self, socket: WebSocket, made: Responses) -> None:
         self._socket = socket
         self._made = made
-        self._private: dict[str, list[Item]] = {}
-        """All that was said up to each turn that is kept on this socket only, by response id."""
+        self._private = Private()
+        self._telling = asyncio.Lock()
         self._frames: asyncio.Queue[Message] = asyncio.Queue(MAX_FRAMES)
 
     async def serve(self) -> None:
@@ -52,10 +59,22 @@ class Session:
             turns.cancel()
             await asyncio.gather(turns, return_exceptions=True)
 
+    async def end(self) -> None:
+        """Say that the server goes, when the turn that is being told has come to its end."""
+        with contextlib.suppress(Exception):  # whoever has left needs no goodbye
+            async with asyncio.timeout(END_S):
+                async with self._telling:
+                    sentence = "The server is shutting down."
+                    gone = errors.envelope(503, sentence, code="shutting_down")
+                    await self._send(_error_frame(503, gone))
+                    await self._socket.close(GOING_AWAY)
+
     async def _turns(self) -> None:
         with contextlib.suppress(WebSocketDisconnect):
             while True:
-                await self._answer(await self._frames.get())
+                frame = await self._frames.get()
+                async with self._telling:
+                    await self._answer(frame)
         while True:  # nobody is there any more, which `serve` is about to hear
             await self._frames.get()
 
@@ -69,8 +88,8 @@ class Session:
             await self._send(_error_frame(422, errors.validation_body(problems)))
         except WebSocketDisconnect:
             raise
-        except Exception:  # as the guard does for requests: nothing of it may reach the client
-            log.exception("a turn on a socket failed")
+        except Exception as error:  # as the guard does: nothing of it may reach the client
+            log.error("a turn on a socket failed: %s", told(error))
             sentence = "The server failed on this request."
             await self._send(_error_frame(500, errors.envelope(500, sentence)))
 
@@ -84,19 +103,20 @@ class Session:
             run = await self._begin(given, past, is_warm_up=fields.get("generate") is False)
             await self._tell(run)
         except ServerError:
-            self._private.pop(previous or "", None)
+            self._private.forget(previous)
             raise
         if run.error is not None:
             # A turn that failed takes what it continued with it.
-            self._private.pop(previous or "", None)
+            self._private.forget(previous)
         elif given.get("store") is False:
-            self._private[run.id] = [*run.history, *run.items, *run.response["output"]]
+            self._private.keep(run.id, [*run.history, *run.items, *run.response["output"]])
 
     async def _begin(
         self, given: dict[str, Any], past: list[Item] | None, *, is_warm_up: bool
     ) -> Run:
         source = self._socket.headers.get("user-agent", "")
-        draft = await self._made.draft(given, source=source, past=past)
+        owner = self._socket.state.owner
+        draft = await self._made.draft(given, source=source, past=past, owner=owner)
         story = Story(method="WEBSOCKET", path=PATH, endpoint=PATH, status=101, source=source)
         return await self._made.make(given, draft, story, past=past, is_warm_up=is_warm_up)
 
@@ -111,7 +131,58 @@ class Session:
             self._made.stories.end(run.story)
 
     async def _send(self, value: Any) -> None:
-        await self._socket.send_text(json_bytes(value).decode("ascii"))
+        """Send a frame. Raises `WebSocketDisconnect` when the client has stopped reading, too."""
+        try:
+            async with asyncio.timeout(SEND_TIMEOUT_S):
+                await self._socket.send_text(json_bytes(value).decode("ascii"))
+        except TimeoutError:
+            log.warning("a client did not read its socket for %d s", SEND_TIMEOUT_S)
+            raise WebSocketDisconnect(POLICY_VIOLATION) from None
+
+
+class Private:
+    """What was said up to each turn that is kept on one socket only, by response id."""
+
+    def __init__(self) -> None:
+        self._pasts: OrderedDict[str, tuple[list[Item], int]] = OrderedDict()
+        self._num_bytes = 0
+
+    def get(self, id: str) -> list[Item] | None:
+        """What was said up to a turn, if it is kept here."""
+        found = self._pasts.get(id)
+        return found[0] if found else None
+
+    def keep(self, id: str, items: list[Item]) -> None:
+        """Keep a turn. The oldest make room, but not for one that fills it alone."""
+        size = len(json_bytes(items))
+        self._pasts[id] = (items, size)
+        self._num_bytes += size
+        while len(self._pasts) > PRIVATE_TURNS or self._num_bytes > PRIVATE_BYTES:
+            self.forget(next(iter(self._pasts)))
+
+    def forget(self, id: str | None) -> None:
+        """Let a turn go, if it is kept here."""
+        if found := self._pasts.pop(id or "", None):
+            self._num_bytes -= found[1]
+
+
+class Sockets:
+    """The sockets that are open."""
+
+    def __init__(self) -> None:
+        self._sessions: set[Session] = set()
+
+    async def serve(self, session: Session) -> None:
+        """Serve one to its end."""
+        self._sessions.add(session)
+        try:
+            await session.serve()
+        finally:
+            self._sessions.discard(session)
+
+    async def end(self) -> None:
+        """Say goodbye on all of them, when the engine has ended its answers."""
+        await asyncio.gather(*(session.end() for session in self._sessions))
 
 
 def _read(frame: Message) -> dict[str, Any]:
@@ -128,9 +199,12 @@ def _error_frame(status: int, envelope: dict[str, Any]) -> dict[str, Any]:
     return {"type": "error", "status": status, "error": envelope["error"]}
 
 
-def add_routes(router: APIRouter, made: Responses) -> None:
-    """Add the socket at `/v1/responses`."""
+def add_routes(router: APIRouter, made: Responses) -> Sockets:
+    """Add the socket at `/v1/responses`. Returns those that are open."""
+    sockets = Sockets()
 
     @router.websocket(PATH)
     async def responses(socket: WebSocket) -> None:
-        await Session(socket, made).serve()
+        await sockets.serve(Session(socket, made))
+
+    return sockets

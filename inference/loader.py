@@ -66,7 +66,7 @@ def load(options: LoadOptions) -> LoadedModel:
         from inference import self_test
         from inference.grammar import Grammars, Guide
         from inference.prefix_cache import PrefixCache
-        from inference.runner import Runner
+        from inference.runner import Runner, Shapes
 
     device = mx.device_info()
     if not options.is_forced:
@@ -114,12 +114,24 @@ def load(options: LoadOptions) -> LoadedModel:
     def make_guide(tokens: list[int], prompt: Prompt, params: SamplingParams) -> Guide | None:
         return grammars.guide(prompt, tokens, max_reasoning_tokens=params.max_reasoning_tokens)
 
+    has_gpu = mx.default_device() == mx.gpu
     can_batch, can_pad = self_test.run(model, width)
     limit = options.memory_limit or int(memory.recommended(device) * memory.SHARE)
-    mx.set_cache_limit(max(limit // 20, 2**28))
+    mx.set_cache_limit(min(limit // 40, 2**30 if has_gpu else 2**27))
     # Not the number of tokens: some vocabularies have gaps, with the stop tokens behind them.
     vocab_size = min(width, max(tokenizer.get_vocab().values()) + 1)
     grammars = Grammars(tokenizer, markers, vocab_size=vocab_size, tool_parser=tool_parser)
+    runner = Runner(
+        model,
+        tokenizer,
+        vocab_size=vocab_size,
+        num_opening=template.num_opening,
+        can_batch=can_batch,
+        can_pad=can_pad,
+        prefix_cache=PrefixCache(options.prefix_cache_bytes, _prefix_folder(options, model)),
+        shapes=Shapes(is_planned=mx.cuda.is_available()),
+    )
+    runner.warm_up()
     return LoadedModel(
         card=ModelCard(
             name=options.name,
@@ -130,15 +142,7 @@ def load(options: LoadOptions) -> LoadedModel:
             num_bytes=weight_bytes(options.folder),
             sampling_defaults=_sampling_defaults(options.folder),
         ),
-        runner=Runner(
-            model,
-            tokenizer,
-            vocab_size=vocab_size,
-            num_opening=template.num_opening,
-            can_batch=can_batch,
-            can_pad=can_pad,
-            prefix_cache=PrefixCache(options.prefix_cache_bytes, _prefix_folder(options, model)),
-        ),
+        runner=runner,
         budget=memory.Budget(limit, mx.get_active_memory() + limit // 20, layers),
         render=render,
         make_parser=make_parser,
@@ -163,7 +167,15 @@ def _file_limit_kept() -> Iterator[None]:
 
 
 def _prepare_device(mx: Any) -> None:
-    """On Metal, keep the weights wired, as mlx-lm does: unwired, they are paged out under load."""
+    """Keep the weights wired on Metal, as mlx-lm does: unwired, they are paged out under load.
+
+    On CUDA, keep caches from growing by 256: attention over such a one is planned anew for each
+    size, which stops a stream for the better part of a second.
+    """
+    from mlx_lm.models.cache import BatchKVCache, KVCache
+
+    if mx.cuda.is_available():
+        KVCache.step = BatchKVCache.step = 264
     limit = mx.device_info().get("max_recommended_working_set_size")
     if limit and mx.metal.is_available():
         mx.set_wired_limit(limit)

@@ -16,8 +16,8 @@ News = list[Part] | ServerError
 
 WAIT_PER_STREAM_S = 0.0005
 """Seconds that pieces wait for more, for each stream that runs."""
-LONGEST_WAIT_S = 0.025
-"""Seconds. Nobody sees a shorter pause."""
+SHORTEST_WAIT_S, LONGEST_WAIT_S = 0.008, 0.025
+"""Seconds. Nobody reads so fast; and what comes after a pause does not wait at all."""
 
 
 class Outbox:
@@ -33,8 +33,8 @@ class Outbox:
 
     def is_due(self, now: float, num_running: int) -> bool:
         """Whether it is time to hand over what there is. `now` is monotonic, in seconds."""
-        wait = min(num_running * WAIT_PER_STREAM_S, LONGEST_WAIT_S)
-        return bool(self._news) and (num_running <= 1 or now - self._last_taken >= wait)
+        wait = min(max(num_running * WAIT_PER_STREAM_S, SHORTEST_WAIT_S), LONGEST_WAIT_S)
+        return bool(self._news) and (not num_running or now - self._last_taken >= wait)
 
     def take(self) -> list[tuple[Sequence, News]]:
         """Give what there is, each sequence's parts in one piece."""

@@ -101,6 +101,23 @@ def can_pad(cache: Cache) -> bool:
     return all(type(layer) is KVCache for layer in cache)
 
 
+def padded(cache: Cache, padding: int) -> Cache:
+    """The plain caches of one row, behind so much padding."""
+    rows = []
+    for layer in cache:
+        row, length = PaddedKVCache([padding]), padding + layer.offset
+        row.keys = _right(layer.keys, layer.offset, length)
+        row.values = _right(layer.values, layer.offset, length)
+        row.offset, row._idx = mx.array([layer.offset]), length
+        rows.append(row)
+    return rows
+
+
+def plain(cache: Cache) -> Cache:
+    """The caches of a batch of one, as those of one row."""
+    return [layer.extract(0) for layer in cache]
+
+
 def merged(cache: Cache) -> Cache:
     """The caches of one row, as a batch of one."""
     return [

@@ -8,10 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
-from mlx_lm.models.cache import can_trim_prompt_cache, make_prompt_cache
+from mlx_lm.models.cache import (
+    can_trim_prompt_cache,
+    make_prompt_cache,
+    trim_prompt_cache,
+)
 
 from inference import rows as kv
 from inference.batch import Arrivals, Batch
@@ -25,6 +30,34 @@ from parts import Memory, TokenLogprob
 
 Step = list[tuple[Sequence, int, TokenLogprob | None]]
 """What a step gave each running sequence."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shapes:
+    """The shapes that prompts are rounded up to, where the device plans each new shape anew.
+
+    On CUDA a length that was never seen costs 50 to 90 ms of planning (attention, matrix products),
+    and padding next to nothing. A device that does not plan takes every prompt as it is.
+    """
+
+    is_planned: bool = False
+
+    def tokens(self, number: int) -> int:
+        """What so many tokens of a short prompt are rounded up to."""
+        return max(1 << (number - 1).bit_length(), 32) if self.is_planned else number
+
+    def rows(self, number: int) -> int:
+        """What so many prompts are rounded up to."""
+        return 1 << (number - 1).bit_length() if self.is_planned else number
+
+    def context(self, number: int) -> int:
+        """What a context of so many tokens is rounded up to."""
+        return -(-number // 256) * 256 if self.is_planned else number
+
+    def chunk(self, number: int) -> int:
+        """What so many tokens of a long prompt are cut down to."""
+        return number // 256 * 256 if self.is_planned and number > 256 else number
+
 
 SHORT = 512
 """Tokens of a prompt that are computed in one go, with the first token of the answer.
@@ -48,6 +81,7 @@ class Runner:
         num_opening: int = 0,
         can_batch: bool = True,
         can_pad: bool = True,
+        shapes: Shapes = Shapes(),
     ) -> None:
         """`num_opening` tokens end every prompt and open the answer, in the model's template."""
         self.model = model
@@ -62,6 +96,7 @@ class Runner:
         """Whether prompts of different lengths can be computed in one go."""
         self._can_trim = can_trim_prompt_cache(cache)
         self._num_opening = num_opening
+        self._shapes = shapes
         self._batch = Batch(model, vocab_size)
         self._arrivals: Arrivals | None = None
         self._under_way: list[Any] = []
@@ -78,7 +113,7 @@ class Runner:
 
         Returns whether all is computed, and the first token under way: then they can `join`.
         """
-        if len(sequences) > 1:
+        if len(sequences) > 1 or (self._shapes.is_planned and self.is_short(sequences[0])):
             self._arrivals = self._prefill_together(sequences)
         else:
             self._arrivals = self._prefill_chunk(sequences[0], max_tokens)
@@ -93,29 +128,67 @@ class Runner:
         self._arrivals = None
 
     def _prefill_together(self, sequences: list[Sequence]) -> Arrivals:
-        longest = max(sequence.num_tokens for sequence in sequences)
-        padding = [longest - sequence.num_tokens for sequence in sequences]
-        tokens = [[0] * p + s.tokens for p, s in zip(padding, sequences, strict=True)]
-        cache = kv.empty(make_prompt_cache(self.model), padding)
-        logits = self.model(mx.array(tokens), cache=cache)[:, -1, :]
+        cache, logits = self._computed([sequence.tokens for sequence in sequences])
         sampled = self._batch.first_tokens(sequences, logits)
         for sequence in sequences:
             sequence.num_computed = sequence.num_tokens
         return Arrivals(sequences, cache, sampled)
 
+    def _computed(self, prompts: list[list[int]]) -> tuple[Cache, mx.array]:
+        """The caches of several prompts, and the logits behind them ([B, V])."""
+        longest = self._shapes.tokens(max(map(len, prompts)))
+        # Rows that only make the shape a known one have one token each.
+        spare = [[0]] * (self._shapes.rows(len(prompts)) - len(prompts))
+        padding = [longest - len(tokens) for tokens in (*prompts, *spare)]
+        rows = [[0] * p + t for p, t in zip(padding, (*prompts, *spare), strict=True)]
+        cache = kv.empty(make_prompt_cache(self.model), padding)
+        logits = self.model(mx.array(rows), cache=cache)[: len(prompts), -1, :]
+        if len(prompts) == 1:
+            return kv.plain(cache), logits
+        if spare:
+            for layer in cache:
+                layer.filter(range(len(prompts)))
+        return cache, logits
+
+    def _continued(self, sequence: Sequence) -> mx.array:
+        """The logits behind a prompt that was found in the prefix cache but for its end.
+
+        A little of what was found is computed once more, for the sake of a known shape.
+        """
+        length = self._shapes.tokens(sequence.num_tokens - sequence.num_computed)
+        length = min(length, sequence.num_tokens)
+        trim_prompt_cache(sequence.cache, length - (sequence.num_tokens - sequence.num_computed))
+        padding = self._shapes.context(sequence.num_tokens) - sequence.num_tokens
+        cache = kv.padded(sequence.cache, padding)
+        logits = self.model(mx.array([sequence.tokens[-length:]]), cache=cache)[:, -1, :]
+        sequence.cache = kv.plain(cache)
+        return logits
+
+    def warm_up(self, max_tokens: int = 2048) -> None:
+        """Plan the shapes of short prompts, so that the first clients do not wait for it."""
+        if self._shapes.is_planned and self.can_pad:
+            for num_rows in (1, 2, 4, 8):
+                for num_tokens in (32, 64, 128, 256, 512):
+                    if num_rows * num_tokens <= max_tokens:
+                        mx.eval(self._computed([[0] * num_tokens] * num_rows)[1])
+
     def _prefill_chunk(self, sequence: Sequence, max_tokens: int) -> Arrivals | None:
         if sequence.cache is None:
             self._begin(sequence)
         end = self._end_of_chunk(sequence, max_tokens)
-        chunk = mx.array([sequence.tokens[sequence.num_computed : end]])
-        logits = self.model(chunk, cache=sequence.cache)
+        is_end = end == sequence.num_tokens
+        if is_end and self._shapes.is_planned and self.can_pad and sequence.num_computed:
+            logits = self._continued(sequence)
+        else:
+            chunk = mx.array([sequence.tokens[sequence.num_computed : end]])
+            logits = self.model(chunk, cache=sequence.cache)[:, -1, :]
         sequence.num_computed = end
-        if end < sequence.num_tokens:
+        if not is_end:
             self._wait_for_the_one_before(kv.states(sequence.cache))
             self._keep_checkpoint(sequence)
             return None
         self._keep_prompt(sequence)
-        sampled = self._batch.first_tokens([sequence], logits[:, -1, :])
+        sampled = self._batch.first_tokens([sequence], logits)
         self._under_way = []
         return Arrivals([sequence], sequence.cache, sampled)
 
@@ -159,8 +232,11 @@ class Runner:
         num_left = sequence.num_tokens - sequence.num_computed
         if num_left == 1 or (self._can_trim and num_left <= min(SHORT, max_tokens)):
             return sequence.num_tokens
+        if self._can_trim and self._shapes.is_planned:  # a short end has a known shape
+            last = self._shapes.chunk(num_left - 1) + sequence.num_computed
+            return min(last, sequence.num_computed + self._shapes.chunk(max_tokens))
         stops = [*self._checkpoints(sequence), sequence.num_tokens - 1]
-        far = sequence.num_computed + max_tokens
+        far = sequence.num_computed + self._shapes.chunk(max_tokens)
         return min(far, *(stop for stop in stops if stop > sequence.num_computed))
 
     def _checkpoints(self, sequence: Sequence) -> list[int]:

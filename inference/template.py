@@ -7,8 +7,10 @@ rendering probes, so that nothing a client says is lost on its way to the model.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import re
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -23,6 +25,9 @@ from parts import InvalidRequest, Message, Prompt, Tool, ToolCall
 
 SEAM = "\ufdd0"
 """Marks where a text is cut before it is encoded. A Unicode noncharacter: never part of a text."""
+
+RENDER_S = 5.0
+"""Seconds that a template may take."""
 
 ALWAYS_ALLOWED_ARGS = frozenset({"enable_thinking", "reasoning_effort"})
 RESERVED_ARGS = frozenset(
@@ -84,6 +89,8 @@ class ChatTemplate:
         for attempt in (messages, _alternating(messages)):
             try:
                 return self._encode(self._text(attempt, tools, args))
+            except _Endless:
+                raise _refusal("it does not come to an end") from None
             except Exception:  # a template may fail in any way
                 continue
         return self._encode(self._text_or_refusal(_alternating(in_words), tools, args))
@@ -104,9 +111,10 @@ class ChatTemplate:
     def _text(self, messages: Iterable[Message], tools: Any, args: Mapping[str, Any]) -> str:
         entries = [_message_entry(self._disarmed(message)) for message in messages]
         override = {} if self._source else {"chat_template": FALLBACK_TEMPLATE}
-        text = self.tokenizer.apply_chat_template(
-            entries, tools=tools, tokenize=False, add_generation_prompt=True, **override, **args
-        )
+        with _Patience(RENDER_S):
+            text = self.tokenizer.apply_chat_template(
+                entries, tools=tools, tokenize=False, add_generation_prompt=True, **override, **args
+            )
         assert isinstance(text, str)
         return text
 
@@ -117,11 +125,7 @@ class ChatTemplate:
             return self._text(messages, tools, args)
         except Exception as error:
             said = str(error) if type(error) is jinja2.TemplateError else "it failed on them"
-            raise InvalidRequest(
-                f"The model's chat template does not accept these messages: {said[:200]}",
-                param="messages",
-                code="chat_template_error",
-            ) from error
+            raise _refusal(said) from error
 
     def _encode(self, text: str) -> list[int]:
         ids: list[int] = []
@@ -303,6 +307,47 @@ class ChatTemplate:
         )
 
 
+def _refusal(said: str) -> InvalidRequest:
+    return InvalidRequest(
+        f"The model's chat template does not accept these messages: {said[:200]}",
+        param="messages",
+        code="chat_template_error",
+    )
+
+
+class _Endless(Exception):
+    """Raised in the middle of a template that takes too long."""
+
+
+class _Patience:
+    """A block of Python that is ended by `_Endless` when it takes too long.
+
+    Nothing else stops a template that loops, and one thread renders for everybody.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._thread = threading.get_ident()
+        self._is_over = False
+        self._lock = threading.Lock()
+        self._timer = threading.Timer(seconds, self._interrupt)
+        self._timer.daemon = True
+
+    def __enter__(self) -> None:
+        self._timer.start()
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:  # an interruption that has begun strikes before this is over
+            self._is_over = True
+        self._timer.cancel()
+
+    def _interrupt(self) -> None:
+        with self._lock:
+            if not self._is_over:
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(
+                    ctypes.c_ulong(self._thread), ctypes.py_object(_Endless)
+                )
+
+
 def _source(tokenizer: Any) -> str:
     template = getattr(tokenizer, "chat_template", None)
     if isinstance(template, dict):
@@ -343,7 +388,7 @@ def _message_entry(message: Message) -> dict[str, Any]:
 def _call_entry(call: ToolCall) -> dict[str, Any]:
     try:
         arguments = json.loads(call.arguments or "{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         arguments = None
     # What is not an object is passed as the text that the model once wrote.
     function = {

@@ -179,11 +179,11 @@ def _chosen(choice: Any) -> set[Any] | None:
         case "auto" | "required":
             return None
         case {"type": "allowed_tools", "allowed_tools": {"tools": [*allowed]}}:
-            return {_name(tool) for tool in allowed}
+            return {name for tool in allowed if isinstance(name := _name(tool), str)}
         case (
-            {"type": "function", "function": {"name": name}}
-            | {"type": "custom", "custom": {"name": name}}
-            | {"name": name}
+            {"type": "function", "function": {"name": str(name)}}
+            | {"type": "custom", "custom": {"name": str(name)}}
+            | {"name": str(name)}
         ):
             return {name}
     raise InvalidRequest(
@@ -203,10 +203,13 @@ def _demands_call(body: Mapping[str, Any]) -> bool:
 
 
 def _name(tool: Any) -> Any:
-    if not isinstance(tool, dict):
-        return None
+    return _inner(tool).get("name") if isinstance(tool, dict) else None
+
+
+def _inner(tool: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a tool or a call says, beside or inside of its `function`."""
     inner = tool.get("function") or tool.get("custom") or tool
-    return inner.get("name") if isinstance(inner, dict) else None
+    return inner if isinstance(inner, dict) else {}
 
 
 def _tool(tool: Mapping[str, Any], index: int) -> Tool | None:
@@ -219,12 +222,13 @@ def _tool(tool: Mapping[str, Any], index: int) -> Tool | None:
     if not isinstance(name, str) or not name:
         raise InvalidRequest("A tool needs a name.", param=f"tools[{index}].{kind}.name")
     parameters = function.get("parameters")
+    parameters = parameters if isinstance(parameters, dict) else {}
     if kind == "custom":
         parameters = custom_parameters(function.get("format"))
     return Tool(
         name=name,
         description=str(function.get("description") or ""),
-        parameters=parameters if isinstance(parameters, dict) else {},
+        parameters=constraints.checked(parameters, f"tools[{index}].function.parameters"),
         strict=bool(function.get("strict")),
     )
 
@@ -268,7 +272,7 @@ def _calls(message: Mapping[str, Any]) -> list[Json]:
 
 
 def _call(call: Mapping[str, Any]) -> ToolCall:
-    function = call.get("function") or call.get("custom") or {}
+    function = _inner(call)
     arguments = function.get("arguments")
     if "input" in function and arguments is None:
         arguments = json.dumps({CUSTOM_ARGUMENT: function["input"]}, ensure_ascii=False)

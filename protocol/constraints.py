@@ -12,9 +12,14 @@ from dataclasses import replace
 from typing import Any
 
 from parts import Constraint, InvalidRequest, Message
+from protocol import strict_json
+from protocol.strict_json import depth_of
 
 TOLD = "Answer in JSON that matches this schema:\n{}"
 MAX_CHOICES = 1000
+MAX_SCHEMA_DEPTH = 64
+MAX_SCHEMA_BYTES = 256 * 2**10
+"""Of a schema as JSON, of a regular expression, of a grammar, and of all choices together."""
 KINDS = ("json", "json_object", "regex", "choice", "grammar")
 """What `structured_outputs` may ask for; its other keys are hints for other engines."""
 
@@ -61,12 +66,13 @@ def of_extras(body: Mapping[str, Any]) -> Constraint | None:
         case {"json_object": True}:
             return Constraint("json", {}, param)
         case {"regex": str(pattern)}:
-            return Constraint("regex", pattern, param)
+            return Constraint("regex", _sized(pattern, param), param)
         case {"grammar": str(text)}:
-            return Constraint("grammar", text, param)
+            return Constraint("grammar", _sized(text, param), param)
         case {"choice": [*choices]} if choices and all(isinstance(c, str) and c for c in choices):
             if len(choices) > MAX_CHOICES:
                 raise InvalidRequest(f"There may be {MAX_CHOICES} choices at most.", param=param)
+            _sized("".join(choices), param)
             return Constraint("choice", choices, param)
     raise InvalidRequest(f"structured_outputs takes one of {', '.join(KINDS)}.", param=param)
 
@@ -102,11 +108,29 @@ def _schema(schema: Any, param: str) -> Mapping[str, Any]:
         return {}
     if not isinstance(schema, Mapping):
         raise InvalidRequest("A schema is a JSON object.", param=param, code="invalid_schema")
+    return checked(schema, param)
+
+
+def checked(schema: Mapping[str, Any], param: str) -> Mapping[str, Any]:
+    """See that a schema can be looked at in reasonable time. Raises `InvalidRequest`."""
+    if depth_of(schema) > MAX_SCHEMA_DEPTH:
+        raise _bad_schema(f"The schema nests deeper than {MAX_SCHEMA_DEPTH} levels.", param)
+    _sized(json.dumps(schema), param)
     return schema
+
+
+def _sized(text: str, param: str) -> str:
+    if len(text) > MAX_SCHEMA_BYTES:
+        raise _bad_schema(f"It has more than {MAX_SCHEMA_BYTES} bytes.", param)
+    return text
 
 
 def _parsed(text: str, param: str) -> Any:
     try:
-        return json.loads(text)
-    except ValueError:
-        raise InvalidRequest("The schema is not JSON.", param=param) from None
+        return strict_json.loads(text.encode())
+    except InvalidRequest:
+        raise _bad_schema("The schema is not JSON.", param) from None
+
+
+def _bad_schema(message: str, param: str) -> InvalidRequest:
+    return InvalidRequest(message, param=param, code="invalid_schema")

@@ -12,6 +12,7 @@ from parts import (
     QueueFull,
     Refused,
     ServerError,
+    TimedOut,
     Unavailable,
     Unmatched,
 )
@@ -24,10 +25,32 @@ _CODES = {
     400: "invalid_value",
     401: "invalid_api_key",
     404: "not_found",
+    403: "forbidden",
     405: "method_not_allowed",
+    408: "request_timeout",
     413: "request_too_large",
     415: "unsupported_media_type",
     500: "server_error",
+}
+
+
+_TEXT_OR_NULL = {"type": ["string", "null"]}
+ENVELOPE_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["message", "type", "param", "code"],
+            "properties": {
+                "message": {"type": "string"},
+                "type": {"type": "string"},
+                "param": _TEXT_OR_NULL,
+                "code": _TEXT_OR_NULL,
+            },
+            "additionalProperties": False,
+        }
+    },
 }
 
 
@@ -57,6 +80,8 @@ def status_of(error: ServerError) -> int:
             return 422
         case Refused():
             return 400
+        case TimedOut():
+            return 504
         case _:
             return 500
 
@@ -69,9 +94,11 @@ def body_of(error: ServerError) -> dict[str, Any]:
 def headers_of(error: ServerError) -> dict[str, str]:
     """What a client must know before it tries again (https://github.com/openai/openai-python)."""
     match error:
+        case Unavailable(code="shutting_down"):
+            return {"retry-after": str(RETRY_AFTER_S), "connection": "close"}
         case QueueFull() | Unavailable():
             return {"retry-after": str(RETRY_AFTER_S)}
-        case EngineFailed():
+        case EngineFailed() | TimedOut():
             return {"x-should-retry": "false"}
         case _:
             return {}
@@ -100,9 +127,20 @@ def validation_body(problems: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         code=_code(str(paths[param][0]["type"])),
     )
     body["detail"] = [
-        {"loc": list(p["loc"]), "msg": str(p["msg"]), "type": p["type"]} for p in problems
+        {"loc": [_short(step) for step in p["loc"]], "msg": str(p["msg"]), "type": p["type"]}
+        for p in problems[:MAX_PROBLEMS]
     ]
     return body
+
+
+MAX_PROBLEMS = 20
+"""What is wrong with ten thousand messages is not told ten thousand times."""
+MAX_STEP = 64
+"""Characters of a key that the client chose."""
+
+
+def _short(step: int | str) -> int | str:
+    return step[:MAX_STEP] if isinstance(step, str) else step
 
 
 def _path(loc: Iterable[int | str]) -> str:
@@ -114,7 +152,7 @@ def _path(loc: Iterable[int | str]) -> str:
         elif index == 0 and step in _PLACES:
             continue
         elif step.isidentifier() and step not in _UNION_TAGS:
-            path += f".{step}" if path else step
+            path += f".{step[:MAX_STEP]}" if path else step[:MAX_STEP]
     return path
 
 

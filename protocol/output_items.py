@@ -213,7 +213,7 @@ def _status_of(arguments: str, status: ItemStatus) -> ItemStatus:
     """An answer that is cut right behind a call has not cut the call."""
     try:
         json.loads(arguments)
-    except ValueError:
+    except (ValueError, RecursionError):
         return status
     return "completed"
 

@@ -211,7 +211,7 @@ def _settings(
         "max_output_tokens": params.max_tokens,
         "max_tool_calls": given.get("max_tool_calls"),
         "metadata": given.get("metadata", {}),
-        "model": given.get("model", model),
+        "model": given.get("model", model)[:256],
         "parallel_tool_calls": given.get("parallel_tool_calls", True),
         "previous_response_id": given.get("previous_response_id"),
         "prompt_cache_key": given.get("prompt_cache_key"),

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from parts import InvalidRequest, Tool
+from protocol.constraints import checked
 
 log = logging.getLogger(__name__)
 
@@ -114,6 +115,7 @@ class Toolbox:
         name = _name(given, where)
         parameters = given.get("parameters")
         parameters = parameters if isinstance(parameters, Mapping) and parameters else None
+        checked(parameters or {}, f"{where}.parameters")
         strict = bool(given.get("strict"))
         tool = Tool(flat_name(name, namespace), _description(given), parameters or {}, strict)
         self._keep(tool, Origin(name, namespace), where)
@@ -161,14 +163,16 @@ class Toolbox:
     # Choices
 
     def _allowed(self, choice: Mapping[str, Any]) -> tuple[Tool, ...]:
-        found = tuple(self._named(choice.get("tools") or ()))
+        tools = choice.get("tools")
+        found = tuple(self._named(tools if isinstance(tools, list) else ()))
         if choice.get("mode") == "required":
             self._demand(found)
         return found
 
     def _named(self, choices: Iterable[Any]) -> Iterator[Tool]:
         """The tools that are named, in the order of their definitions."""
-        named = [c.get("function") or c for c in choices if isinstance(c, Mapping)]
+        inner = (c.get("function") or c for c in choices if isinstance(c, Mapping))
+        named = [c for c in inner if isinstance(c, Mapping)]
         for tool in self.tools:
             origin = self._origins[tool.name]
             if any(_is_meant(origin, tool, one) for one in named):
@@ -233,7 +237,7 @@ def custom_input(arguments: str) -> str:
     """The text that the model gave a custom tool; all it wrote, when that is not as expected."""
     try:
         value = json.loads(arguments)
-    except ValueError:
+    except (ValueError, RecursionError):
         return arguments
     match value:
         case {"input": str(text), **rest} if not rest:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import replace
 
 from parts import Message, Prompt, ToolCall
@@ -118,14 +118,21 @@ def _tool_call(item: Item) -> ToolCall:
 # Prompts that do not fit
 
 
-def shortened(prompt: Prompt) -> Iterator[tuple[Prompt, int]]:
-    """Give the prompt without its oldest turn, its two oldest turns, and so on, with their number.
+def num_droppable(prompt: Prompt) -> int:
+    """How many of its oldest turns a prompt can do without: all but the last.
 
-    A turn is a user's message and all that follows it, up to the next one. System and developer
-    messages, the tools and the last turn are never dropped.
+    A turn is a user's message and all that follows it, up to the next one.
     """
-    starts = [i for i, m in enumerate(prompt.messages) if m.role == "user"]
-    for num_dropped, end in enumerate(starts[1:], 1):
-        dropped, kept = prompt.messages[:end], prompt.messages[end:]
-        standing = tuple(m for m in dropped if m.role in ("system", "developer"))
-        yield replace(prompt, messages=standing + kept), num_dropped
+    return max(0, len(_starts(prompt)) - 1)
+
+
+def shortened(prompt: Prompt, num_dropped: int) -> Prompt:
+    """The prompt without its oldest turns. System and developer messages and the tools stay."""
+    end = _starts(prompt)[num_dropped]
+    dropped, kept = prompt.messages[:end], prompt.messages[end:]
+    standing = tuple(m for m in dropped if m.role in ("system", "developer"))
+    return replace(prompt, messages=standing + kept)
+
+
+def _starts(prompt: Prompt) -> list[int]:
+    return [i for i, m in enumerate(prompt.messages) if m.role == "user"]

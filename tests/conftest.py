@@ -10,7 +10,7 @@ import pytest
 
 from door.settings import Settings
 from server import create_app
-from tests import serving
+from tests import demo, serving
 from tests.scripted import ScriptedEngine
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -20,19 +20,7 @@ DEMO = ROOT / "demo" / "model"
 @pytest.fixture(scope="session")
 def float32_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo model in float32, where batched and solo answers are equal to the last bit."""
-    import mlx.core as mx
-
-    folder = tmp_path_factory.mktemp("demo-float32")
-    for path in DEMO.iterdir():
-        if path.suffix == ".json":
-            (folder / path.name).write_bytes(path.read_bytes())
-    weights = mx.load(str(DEMO / "model.safetensors"))
-    mx.save_safetensors(
-        str(folder / "model.safetensors"),
-        {name: array.astype(mx.float32) for name, array in weights.items()},
-        {"format": "mlx"},
-    )
-    return folder
+    return demo.in_float32(tmp_path_factory.mktemp("demo-float32"))
 
 
 @pytest.fixture(scope="session")

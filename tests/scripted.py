@@ -29,7 +29,7 @@ Step = Part | ServerError | asyncio.Event
 """A part to say, an error to raise, or an event to wait for before going on."""
 Script = Callable[[Prompt, SamplingParams], Iterable[Step]]
 
-CARD = ModelCard("scripted", context_window=1000, thinking=True, tools=True, fingerprint="fp_test")
+CARD = ModelCard("scripted", context_window=10**6, thinking=True, tools=True, fingerprint="fp_test")
 
 
 def says(*parts: Step, reason: str = "stop", usage: Usage | None = None) -> Script:
@@ -87,9 +87,11 @@ class ScriptedEngine:
         self.num_waiting = 0
         self.first_progress = Progress()
         """How far an answer is when it is made."""
+        self.has_failed = asyncio.Event()
         self.stalled_s = 0.0
         self.memory = Memory()
         self.counts = Counts()
+        self.card = CARD
         self.prompts: list[Prompt] = []
         self.params: list[SamplingParams] = []
         self.answers: list[ScriptedAnswer] = []
@@ -101,7 +103,7 @@ class ScriptedEngine:
             self.phase,
             running=running,
             waiting=self.num_waiting,
-            model=CARD,
+            model=self.card,
             stalled_s=self.stalled_s,
             memory=self.memory,
             counts=self.counts,
@@ -128,6 +130,10 @@ class ScriptedEngine:
 
     async def count(self, prompt: Prompt) -> int:
         return sum(len(message.content.split()) for message in prompt.messages)
+
+    async def failed(self) -> str:
+        await self.has_failed.wait()
+        return "the script says so"
 
     async def stop(self, drain: float = 0.0) -> None:
         self.phase = "draining"

@@ -19,6 +19,8 @@ from typing import Any
 import httpx
 import uvicorn
 
+from door.wire import Wire
+
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE_S = 60
 """Seconds after which a server that says nothing is taken for dead."""
@@ -114,7 +116,8 @@ def serving(app: Any) -> Iterator[str]:
     """Serve an application over a real socket, on a thread of this process."""
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=1))
+    config = uvicorn.Config(app, http=Wire, log_config=None, timeout_graceful_shutdown=1)
+    server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
+import resource
+import shlex
 import signal
 import socket
 import subprocess
@@ -14,6 +17,9 @@ from pathlib import Path
 import httpx
 import openai
 import pytest
+from openai.types.chat import ChatCompletionChunk
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
 
 from door.settings import Settings, environment_name, parse
 from parts import Unavailable
@@ -25,8 +31,8 @@ from tests.serving import ROOT, running, serving, start, wait_until
 
 FLAGS = """--model --host --port --max-tokens --temp --top-p --max-batch --max-queue --ctx-size
 --allowed-origins --api-key --chat-template-args --reasoning-format --log-level --adapter-path
---trust-remote-code --drain --prompt-cache-bytes --prompt-cache-dir
---prompt-cache-disk-bytes""".split()
+--trust-remote-code --drain --prompt-cache-bytes --prompt-cache-dir --prompt-cache-disk-bytes
+--max-body --timeout --no-cors --allowed-hosts --api-key-file""".split()
 
 
 def run(*argv: str, **env: str) -> subprocess.CompletedProcess[str]:
@@ -104,6 +110,10 @@ def test_every_flag_has_a_variable(flag: str, monkeypatch: pytest.MonkeyPatch) -
         "--reasoning-format": ("raw", "raw"),
         "--log-level": ("debug", "debug"),
         "--trust-remote-code": ("1", True),
+        "--max-body": ("2MB", 2 * 2**20),
+        "--timeout": ("9.5", 9.5),
+        "--no-cors": ("1", True),
+        "--allowed-hosts": ("a.example,.b", ("a.example", ".b")),
     }
     text, expected = values.get(flag, ("something", "something"))
     monkeypatch.setenv(environment_name(flag), text)
@@ -121,6 +131,9 @@ def test_every_flag_has_a_variable(flag: str, monkeypatch: pytest.MonkeyPatch) -
         ("--reasoning-format", "some"),
         ("--chat-template-args", "[]"),
         ("--no-such-flag",),
+        ("--max-body", "0"),
+        ("--max-body", "many"),
+        ("--timeout", "-1"),
     ],
 )
 def test_a_flag_that_makes_no_sense_is_a_usage_error(argv: tuple[str, ...]) -> None:
@@ -224,12 +237,7 @@ def test_a_signal_ends_an_idle_server_cleanly(tmp_path: Path) -> None:
 def test_a_stream_that_outlasts_the_drain_ends_with_an_event(tmp_path: Path) -> None:
     server = start(tmp_path, "--drain", "0.2")
     with openai.OpenAI(base_url=f"{server.base_url}/v1", api_key="x", max_retries=0) as client:
-        chunks = client.chat.completions.create(
-            model="demo",
-            messages=[{"role": "user", "content": "Tell me a story."}],
-            logit_bias=demo.NEVER_END,
-            stream=True,
-        )
+        chunks = endless_story(client)
         next(iter(chunks))
         server.process.send_signal(signal.SIGTERM)
         with pytest.raises(openai.APIError, match="shutting down"):
@@ -257,8 +265,77 @@ def test_a_stream_may_finish_within_the_drain(tmp_path: Path) -> None:
     assert server.process.wait(30) == 0
 
 
+def endless_story(client: openai.OpenAI) -> openai.Stream[ChatCompletionChunk]:
+    return client.chat.completions.create(
+        model="demo",
+        messages=[{"role": "user", "content": "Tell me a story."}],
+        logit_bias=demo.NEVER_END,
+        stream=True,
+    )
+
+
 def is_refused(url: str) -> bool:
     try:
         return httpx.get(f"{url}/health").status_code == 503
     except httpx.TransportError:
         return True
+
+
+def test_sizes_and_origins_may_be_said_in_more_than_one_way() -> None:
+    sizes = {"1": 1, "64K": 2**16, "32MB": 2**25, "1gb": 2**30}
+    for text, size in sizes.items():
+        assert parse(["--max-body", text]).max_body == size
+    assert parse(["--cors-origins", "http://a"]).origins == ("http://a",)
+    assert parse(["--cors-origins", "http://a", "--no-cors"]).origins == ()
+
+
+def test_without_a_home_or_a_cache_in_an_old_locale_it_serves_and_says_goodbye(
+    tmp_path: Path,
+) -> None:
+    bare = {"LC_ALL": "C", "LANG": "C", "HF_HOME": "/dev/null/x", "HOME": "/dev/null/none"}
+    server = start(tmp_path, "--drain", "0.2", env={**bare, "PYTHONUTF8": "0"})
+    if hasattr(resource, "prlimit"):  # Linux: mlx-lm would have lowered it
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        assert resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE) == (hard, hard)
+    address = server.base_url.replace("http", "ws") + "/v1/responses"
+    with connect(address, open_timeout=20) as frames:
+        asked = {"input": "Tell me a story. 🦊", "enable_thinking": False}
+        frames.send(json.dumps({"type": "response.create", **asked}))
+        heard = [json.loads(frames.recv(20))]
+        server.process.send_signal(signal.SIGHUP)
+        with contextlib.suppress(ConnectionClosed):
+            while True:
+                heard.append(json.loads(frames.recv(20)))
+    assert heard[-2]["type"] in ("response.failed", "response.completed")
+    assert (heard[-1]["type"], heard[-1]["error"]["code"]) == ("error", "shutting_down")
+    assert frames.close_code == 1012
+    assert server.process.wait(30) == 0
+    assert "Traceback" not in server.log.read_text()
+
+
+def test_with_nowhere_to_write_it_serves_and_a_second_signal_is_not_waited_for(
+    tmp_path: Path,
+) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    logs = shlex.quote(str(tmp_path / "logs"))
+    command = f"exec {sys.executable} server.py --port {port} --drain 60 --conversation-logs {logs}"
+    process = subprocess.Popen(["sh", "-c", f"{command} >&- 2>&-"], cwd=ROOT)
+    url = f"http://127.0.0.1:{port}"
+    wait_until(lambda: is_ready(url), "the server is ready")
+    with openai.OpenAI(base_url=f"{url}/v1", api_key="x", max_retries=0) as client:
+        chunks = endless_story(client)
+        next(iter(chunks))
+        process.send_signal(signal.SIGTERM)
+        wait_until(lambda: is_refused(url), "new requests are refused")
+        assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 128 + signal.SIGTERM
+
+
+def is_ready(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/health").status_code == 200
+    except httpx.TransportError:
+        return False

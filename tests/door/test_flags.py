@@ -40,10 +40,6 @@ def test_what_other_servers_call_a_flag_means_the_same(flag: str, alias: str) ->
          ("http://a", "http://b")),
         (["--prompt-cache-bytes", "4GB"], "prompt_cache_bytes", 4 * 2**30),
         (["--prompt-cache-bytes", "1.5GiB"], "prompt_cache_bytes", 3 * 2**29),
-        (["--idle-unload", "90s"], "idle_unload", 90),
-        (["--idle-unload", "10m"], "idle_unload", 600),
-        (["--idle-unload", "1.5h"], "idle_unload", 5400),
-        (["--idle-unload", "off"], "idle_unload", None),
         (["--served-model-name", "mine"], "model_name", "mine"),
     ],
 )  # fmt: skip
@@ -61,7 +57,6 @@ def test_values_may_be_written_as_people_write_them(
         (["--zzz"], "there is no flag --zzz (--help"),
         (["a/b", "c/d"], "nothing is known of 'c/d'"),
         (["--max-num-seqs", "0"], "--max-batch must be from 1 to 1024, not 0"),
-        (["--idle-unload", "soon"], "must be a time such as 10m, not soon"),
         (["--prompt-cache-bytes", "much"], "must be a size such as 512M or 2G, not much"),
         (["--ctx-size", "big"], "must be a number of tokens"),
         (["@no/such/file"], "the flags in 'no/such/file' cannot be read: No such file"),
@@ -128,7 +123,6 @@ def test_settings_can_be_written_as_a_command_line() -> None:
         allowed_origins=("http://a", "http://b"),
         chat_template_args={"enable_thinking": False},
         trust_remote_code=True,
-        idle_unload=600.0,
         prompt_cache_bytes=10**9,
     )
     assert parse(arguments_of(settings)) == settings

@@ -15,7 +15,7 @@ from mlx_lm.models.cache import make_prompt_cache
 from inference.detokenizer import Detokenizer
 from inference.parser import Markers, Parser
 from inference.prefix_cache import PrefixCache
-from inference.runner import Runner
+from inference.runner import Runner, Shapes
 from inference.sequence import Sequence
 from parts import SamplingParams, TokenLogprob
 from tests.demo import VOCAB_SIZE
@@ -39,9 +39,20 @@ class Guest:
 
 
 def make_runner(
-    model: Any, tokenizer: Any, *, num_bytes: int = 2**28, vocab: int = VOCAB_SIZE
+    model: Any,
+    tokenizer: Any,
+    *,
+    num_bytes: int = 2**28,
+    vocab: int = VOCAB_SIZE,
+    is_planned: bool = False,
 ) -> Runner:
-    return Runner(model, tokenizer, vocab_size=vocab, prefix_cache=PrefixCache(num_bytes))
+    return Runner(
+        model,
+        tokenizer,
+        vocab_size=vocab,
+        prefix_cache=PrefixCache(num_bytes),
+        shapes=Shapes(is_planned),
+    )
 
 
 def make_sequence(tokenizer: Any, guest: Guest) -> Sequence:
@@ -146,12 +157,13 @@ SEEDED = st.builds(
 
 
 @settings(deadline=None, max_examples=30, derandomize=True)
-@given(st.data(), st.sampled_from([3, 16, 64]))
+@given(st.data(), st.sampled_from([3, 16, 64]), st.booleans())
 def test_greedy_answers_do_not_depend_on_who_else_is_there(
-    model: Any, tokenizer: Any, words: list[int], data: st.DataObject, chunk: int
+    model: Any, tokenizer: Any, words: list[int], data: st.DataObject, chunk: int, is_planned: bool
 ) -> None:
     guests = data.draw(guests_of(words, GREEDY))
-    found = answers(make_runner(model, tokenizer), tokenizer, guests, chunk=chunk)
+    runner = make_runner(model, tokenizer, is_planned=is_planned)
+    found = answers(runner, tokenizer, guests, chunk=chunk)
     assert_as_alone(model, tokenizer, guests, found)
 
 
@@ -259,3 +271,15 @@ def test_no_step_is_begun_when_all_end_with_the_one_under_way(
         runner.join()
     assert len(runner.decode()) == len(guests)
     assert [s.num_computed for s in sequences] == [20] * len(guests)
+
+
+def test_known_shapes_change_nothing_but_what_is_computed_again(
+    model: Any, tokenizer: Any, words: list[int]
+) -> None:
+    runner = make_runner(model, tokenizer, is_planned=True)
+    runner.warm_up(max_tokens=64)
+    first = greedy(words[:70])
+    said = answers(runner, tokenizer, [first])[0]
+    assert said == solo(model, tokenizer, first)
+    second = greedy([*words[:70], *said, *words[20:40]])
+    assert answers(runner, tokenizer, [second])[0] == solo(model, tokenizer, second)

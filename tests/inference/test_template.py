@@ -322,3 +322,28 @@ def test_the_thinking_of_an_answer_that_comes_back_is_told_apart(tokenizer: Any)
     answer = Message("assistant", "<think>\nhm\n</think>\n\nHello")
     assert "[hm|Hello]" in shown(template, U1, answer, U2)
     assert "<think>a</think>b" in shown(template, Message("user", "<think>a</think>b"))
+
+
+# Templates that misbehave
+
+
+def test_a_template_without_an_end_is_ended_and_the_next_prompt_is_rendered(
+    tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("inference.template.RENDER_S", 0.05)
+    many = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+    endless = make_template(
+        tokenizer, "{% if 'loop' in messages[0].content %}" + many + "{% endif %}" + CHATML
+    )
+    with pytest.raises(InvalidRequest, match="does not come to an end") as refusal:
+        endless.render(Prompt((Message("user", "loop"),)))
+    assert (refusal.value.param, refusal.value.code) == ("messages", "chat_template_error")
+    for _ in range(3):
+        assert endless.render(Prompt((Message("user", "hi"),)))
+
+
+def test_arguments_that_nest_without_end_are_passed_as_text(tokenizer: Any) -> None:
+    deep = '{"a":' * 5000
+    call = ToolCall("c", "f", deep)
+    messages = (Message("user", "hi"), Message("assistant", tool_calls=(call,)))
+    assert make_template(tokenizer, WANTS_MAPPINGS).render(Prompt(messages))

@@ -1,0 +1,74 @@
+"""The wire is a connection before there is a request on it: uvicorn's, which waits only so long."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from typing import Any
+
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from protocol.errors import envelope
+
+HEADERS_S = 10.0
+"""Seconds that a request's headers may take, from the first byte; the first of a connection, from
+its beginning."""
+
+
+class Wire(H11Protocol):
+    """One connection. What is no HTTP, or does not become a request in time, ends it."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._patience: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        if connection := transport.get_extra_info("socket"):
+            # Whoever is gone without a word is found out, in time, by the operating system.
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        self._wait()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._is_answering:
+            self._stop_waiting()
+        elif self._patience is None:
+            self._wait()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no HTTP."""
+        self._refuse(400, "This is not an HTTP request that this server understands.")
+
+    @property
+    def _is_answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _wait(self) -> None:
+        self._patience = self.loop.call_later(HEADERS_S, self._give_up)
+
+    def _stop_waiting(self) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
+
+    def _give_up(self) -> None:
+        self._patience = None
+        is_ours = self.transport.get_protocol() is self  # and not a socket's by now
+        if is_ours and not self.transport.is_closing() and not self._is_answering:
+            self._refuse(408, f"No request came within {HEADERS_S:g} s.")
+
+    def _refuse(self, status: int, sentence: str) -> None:
+        body = json.dumps(envelope(status, sentence)).encode()
+        self.transport.write(
+            b"HTTP/1.1 %d Refused\r\ncontent-type: application/json\r\ncontent-length: %d\r\n"
+            b"x-content-type-options: nosniff\r\nconnection: close\r\n\r\n"
+            % (status, len(body))
+            + body
+        )
+        self.transport.close()

@@ -1,0 +1,74 @@
+"""Requests made from the OpenAPI document, right and wrong ones: none may be a 5xx.
+
+ODD_REQUESTS=4000 python -m pytest tests/bad_input/test_schema.py        asks so many
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+
+import pytest
+import requests
+import schemathesis
+from hypothesis import HealthCheck, Phase, settings
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from door.settings import Settings
+from server import create_app
+from tests.scripted import ScriptedEngine
+from tests.serving import serving
+
+NUM_OPERATIONS = 19
+NUM_REQUESTS = int(os.environ.get("ODD_REQUESTS", "380"))
+CHECKS = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_schema_conformance,
+]
+
+app = create_app(Settings(no_conversation_logs=True), ScriptedEngine())
+schema = schemathesis.openapi.from_dict(app.openapi())
+seen: list[int] = []
+
+
+Ask = Callable[[schemathesis.Case], schemathesis.Response]
+
+
+@pytest.fixture(scope="module")
+def ask() -> Iterator[Ask]:
+    """Sends a request to the application."""
+    with serving(app) as url, requests.Session() as session:
+        yield lambda case: case.call(base_url=url, session=session)
+
+
+@schema.parametrize()
+@settings(
+    max_examples=-(-NUM_REQUESTS // NUM_OPERATIONS),
+    phases=[Phase.generate],
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
+def test_no_request_that_can_be_made_is_a_5xx(
+    case: schemathesis.Case, ask: Ask, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.clear()
+    answer = ask(case)
+    seen.append(answer.status_code)
+    case.validate_response(answer, checks=CHECKS)
+    assert "Traceback" not in caplog.text
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+def test_enough_was_asked_and_some_was_answered() -> None:
+    assert len(list(schema.get_all_operations())) == NUM_OPERATIONS
+    assert len(seen) >= NUM_REQUESTS * 0.8
+    assert {200, 400, 404, 422} <= set(seen)
