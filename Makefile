@@ -1,4 +1,5 @@
 # Two commands do everything: `make serve` and `make test`. Both set up what they need, once.
+# `make test` leaves the page untested where no Chromium is; `make test-browser` gets one.
 
 MODEL ?=
 ARGS ?=
@@ -10,13 +11,18 @@ NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$p -c '$(NEW_ENOUGH)' >/dev/null 2>&1 && echo $$p && break; done)
 
-.PHONY: serve test bench soak lint types clean
+.PHONY: serve test test-browser bench soak lint types format clean
 
 serve: $(VENV)/.serve-ready
 	@$(BIN)/python server.py $(if $(MODEL),--model $(MODEL)) $(ARGS)
 
 test: lint types
 	@$(BIN)/python -m pytest
+
+# The page in a real Chromium, which is installed when there is none.
+test-browser: $(VENV)/.test-ready
+	@$(BIN)/python -m tests.web.chromium
+	@REQUIRE_BROWSER=1 $(BIN)/python -m pytest tests/web
 
 # Half an hour: many clients for ten minutes, fifty servers killed, thousands of odd requests.
 soak: $(VENV)/.test-ready

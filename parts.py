@@ -276,6 +276,8 @@ class Progress:
     num_computed: int = 0
     """How many of the prompt's tokens have been computed, or were found in the prefix cache."""
     num_prompt: int = 0
+    num_cached: int = 0
+    """How many of the computed were found in the prefix cache."""
 
 
 class Answer(Protocol):

@@ -65,6 +65,7 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
 from door import (
+    browser,
     conversations,
     dashboard,
     log_lines,
@@ -83,6 +84,7 @@ from door.cors import Cors
 from door.guard import Guard
 from door.keys import Keys
 from door.origins import OwnPages
+from door.progress import reported
 from door.requests import ChatRequest
 from door.settings import DEMO_MODEL, VERSION, Settings
 from door.stream import ClientGone, EventStream, merged, unless_gone, watched
@@ -91,6 +93,7 @@ from parts import (
     Answer,
     Engine,
     NotFound,
+    Progress,
     Prompt,
     SamplingParams,
     ServerError,
@@ -316,6 +319,7 @@ def _add_routes(app: FastAPI, settings: Settings, engine: Engine, store: Store) 
     app.state.runs = made.runs
     responses.add_routes(app.router, made)
     conversations.add_routes(app.router, store)
+    browser.add_routes(app.router, made)
     app.state.sockets = websocket.add_routes(app.router, made)
     pages.add_routes(app.router)
 
@@ -358,7 +362,7 @@ def _add_routes(app: FastAPI, settings: Settings, engine: Engine, store: Store) 
             reasoning_format=reasoning_format,
         )
         story.id = completion.id
-        chunks = _chunks(completion, answers, story)
+        chunks = _chunks(completion, answers, story, body.stream and body.return_progress)
         if body.stream:
             return EventStream(_events(completion, chunks), lambda: _give_up(answers))
         whole = await unless_gone(request, _collected(chunks))
@@ -441,16 +445,25 @@ def _give_up(answers: Sequence[Answer]) -> None:
 
 
 async def _chunks(
-    completion: chat.Completion, answers: Sequence[Answer], story: door_log.Story
+    completion: chat.Completion,
+    answers: Sequence[Answer],
+    story: door_log.Story,
+    tells_progress: bool,
 ) -> AsyncIterator[dict[str, Any]]:
     """The chunks of a completion as its answers come in."""
     for chunk in completion.opening():
         yield chunk
+    coming = merged(answers)
+    news = reported(coming, lambda: answers[0].progress) if tells_progress else coming
     try:
         with watched(answers, story):
-            async for index, parts in merged(answers):
+            async for each in news:
+                if isinstance(each, Progress):
+                    for chunk in completion.progress(each, time.perf_counter() - story.began):
+                        yield chunk
+                    continue
                 story.heard()
-                for chunk in completion.feed(index, parts):
+                for chunk in completion.feed(*each):
                     yield chunk
     except ServerError:
         story.finish = "error"

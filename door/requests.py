@@ -179,6 +179,7 @@ class ChatRequest(Sampling):
         AfterValidator(_calls_answered),
     ]
     stream_options: StreamOptions = StreamOptions()
+    return_progress: bool = False
     n: Annotated[int, Field(ge=1, le=16)] = 1
     max_tokens: Count | None = None
     max_completion_tokens: Count | None = None
@@ -235,6 +236,7 @@ class ResponseRequest(InputRequest):
     max_tool_calls: Annotated[int, Field(ge=0)] | None = None
     store: bool | None = None
     background: bool | None = None
+    return_progress: bool = False
     include: list[str] | None = None
     metadata: Metadata | None = None
     prompt: dict[str, Any] | None = None

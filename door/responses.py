@@ -27,7 +27,8 @@ from parts import (
     Usage,
 )
 from protocol import compaction, responses
-from protocol.conversations import Draft, Store
+from protocol.conversations import Store
+from protocol.draft import Draft
 from protocol.items import Item
 from protocol.response_events import ResponseStream
 from protocol.sse import DONE, NamedEvents, json_bytes
@@ -104,6 +105,7 @@ class Responses:
             history=history,
             has_to_wait=has_to_wait,
             is_warm_up=is_warm_up,
+            tells_progress=body.get("return_progress", False),
         )
         if draft.is_kept:
             self.runs.add(run)

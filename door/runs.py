@@ -12,9 +12,10 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Sequence
 
 from door.log import Story, told
+from door.progress import reported
 from door.stream import watched
-from parts import Answer, EngineFailed, Finish, Part, ServerError, Usage
-from protocol.conversations import Draft
+from parts import Answer, EngineFailed, Finish, Part, Progress, ServerError, Usage
+from protocol.draft import Draft
 from protocol.items import Item
 from protocol.response_events import Event, ResponseStream
 from protocol.sse import json_bytes
@@ -45,6 +46,7 @@ class Run:
         history: Sequence[Item] = (),
         has_to_wait: bool = False,
         is_warm_up: bool = False,
+        tells_progress: bool = False,
     ) -> None:
         """`history` is what was said before `items`. A warm-up gives no output."""
         self.stream = stream
@@ -57,6 +59,7 @@ class Run:
         """Why the response failed."""
         self._draft = draft
         self._is_warm_up = is_warm_up
+        self._tells_progress = tells_progress
         self._news = asyncio.Event()
         self._tell(stream.queued() if has_to_wait else stream.opening())
         draft.show(stream.response, self.items)
@@ -113,10 +116,13 @@ class Run:
     async def _make(self) -> None:
         try:
             with watched([self.answer], self.story):
-                async for parts in self.answer:
-                    self._hear(parts)
+                async for news in self._coming():
+                    if isinstance(news, Progress):
+                        self._tell(self.stream.progress(news))
+                        continue
+                    self._hear(news)
                     if not self._is_warm_up:
-                        self._tell(self.stream.feed(parts))
+                        self._tell(self.stream.feed(news))
             if self._is_warm_up:
                 self._tell(self.stream.warmed(self.story.usage or Usage()))
             if not self.is_over:
@@ -129,6 +135,11 @@ class Run:
         finally:
             self.answer.cancel()
             self._draft.abandon()
+
+    def _coming(self) -> AsyncIterator[Sequence[Part] | Progress]:
+        if self._tells_progress:
+            return reported(self.answer, lambda: self.answer.progress)
+        return aiter(self.answer)
 
     def _fail(self, error: ServerError) -> None:
         self.error = error

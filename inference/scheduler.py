@@ -52,7 +52,8 @@ class Scheduler:
         with contextlib.suppress(ValueError, RuntimeError):  # it may leave the queue meanwhile
             return Progress(self.waiting.index(sequence), 0, len(sequence.prompt))
         num_prompt = len(sequence.prompt)
-        return Progress(0, min(sequence.num_computed, num_prompt), num_prompt)
+        num_computed = min(sequence.num_computed, num_prompt)
+        return Progress(0, num_computed, num_prompt, sequence.num_cached)
 
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence. Raises `QueueFull` when too many wait already."""

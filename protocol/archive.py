@@ -123,10 +123,14 @@ class Archive:
 
     def has(self, tree_id: str) -> bool:
         """Whether a tree has a file; completes the index as far as needed."""
+        return self.tree(tree_id) is not None
+
+    def tree(self, tree_id: str) -> Filed | None:
+        """Where the tree of this id lies; completes the index as far as needed."""
         while tree_id not in self._filed:
             if self.index_some(1):
                 break
-        return tree_id in self._filed
+        return self._filed.get(tree_id)
 
     def all_filed(self) -> list[Filed]:
         """Every conversation in the archive; completes the index."""
@@ -138,6 +142,14 @@ class Archive:
         """Read a conversation back; None when its file is gone, or not right any more."""
         read = self._read(filed.name)
         return None if read is None else read[0]
+
+    def text(self, filed: Filed) -> bytes:
+        """What a conversation's file says, unread; empty when it is gone or cannot be read."""
+        try:
+            with self._opened() as folder:
+                return _read_regular(folder, filed.name, self._max_file_bytes)
+        except (Malformed, OSError):
+            return b""
 
     def save(self, tree: Tree) -> None:
         """Write a conversation in place of what its file said before.

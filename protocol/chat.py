@@ -19,6 +19,7 @@ from parts import (
     InvalidRequest,
     Message,
     Part,
+    Progress,
     Prompt,
     Reasoning,
     Role,
@@ -372,6 +373,20 @@ class Completion:
         """The chunks that say who speaks."""
         for index in range(len(self._choices)):
             yield self._chunk(index, {"role": "assistant", "content": ""})
+
+    def progress(self, progress: Progress, seconds: float) -> Iterator[Json]:
+        """The chunk for a client who asked to hear how far its prompt is, as llama.cpp has it.
+
+        (https://github.com/ggml-org/llama.cpp/blob/master/tools/server/README.md)
+        """
+        told = {
+            "total": progress.num_prompt,
+            "cache": progress.num_cached,
+            "processed": progress.num_computed,
+            "time_ms": round(seconds * 1000),
+            "num_ahead": progress.num_ahead,
+        }
+        yield {**self._chunk(0, {}), "prompt_progress": told}
 
     def feed(self, index: int, parts: Iterable[Part]) -> Iterator[Json]:
         """The chunks for more parts of one choice."""

@@ -14,6 +14,7 @@ from typing import Any
 
 from parts import Message, NotFound, ToolCall
 from protocol import record
+from protocol.browser import source_name
 from protocol.transcript import messages
 from protocol.tree import Tree, Turn, chain
 
@@ -47,7 +48,7 @@ def as_markdown(tree: Tree, turns: list[Turn], now: float) -> str:
     """A text to read: what was said stands in it as it was said."""
     summary = tree.summary()
     began = datetime.fromtimestamp(tree.created_at, UTC)
-    origin = f"{began:%Y-%m-%d %H:%M} UTC · {tree.turns[0].source if tree.turns else ''}"
+    origin = f"{began:%Y-%m-%d %H:%M} UTC · {source_name(summary.source)}"
     title = re.sub(r"([\\`*_\[\]<>#])", r"\\\1", summary.title) or "Conversation"
     blocks = [f"# {title}", f"*{origin}*"]
     for message in _said(turns):

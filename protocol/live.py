@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from protocol.tree import Tree, Turn
+from protocol.tree import Summary, Tree, Turn
 
 
 @dataclass(slots=True, eq=False)
@@ -27,6 +27,10 @@ class Live:
     saved_version: int = 0
     wanted_until: float = float("-inf")
     """It stays until then, for somebody has asked for it and is about to use it."""
+
+    summary: Summary | None = None
+    """How it is listed, as of `summary_version`."""
+    summary_version: int = 0
 
     @property
     def is_saved(self) -> bool:
@@ -51,6 +55,10 @@ class LiveTrees:
 
     def __contains__(self, live: Live) -> bool:
         return self._lives.get(live.tree.id) is live
+
+    def get(self, tree_id: str) -> Live | None:
+        """The tree of this id, whatever is left in it."""
+        return self._lives.get(tree_id)
 
     def find(self, name: str) -> tuple[Live, Turn | None] | None:
         """Where something is: its tree, and its turn unless it is the conversation object."""

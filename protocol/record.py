@@ -34,8 +34,6 @@ class Malformed(ValueError):
 
 def render(tree: Tree, archived_at: float) -> bytes:
     """Write a tree down."""
-    ordinals: dict[Turn | None, int | None] = {None: None}
-    ordinals |= {turn: number for number, turn in enumerate(tree.turns, 1)}
     record = {
         "format": FORMAT,
         "id": tree.id,
@@ -43,9 +41,16 @@ def render(tree: Tree, archived_at: float) -> bytes:
         "created": _iso(tree.created_at),
         "archived": _iso(archived_at),
         "metadata": None if tree.metadata is None else json.loads(tree.metadata),
-        "turns": [_turn_fields(turn, ordinals) for turn in tree.turns],
+        "turns": turns(tree),
     }
     return (_layout(record) + "\n").encode("utf-8", "backslashreplace")
+
+
+def turns(tree: Tree) -> list[dict[str, Any]]:
+    """The turns of a tree as JSON objects."""
+    ordinals: dict[Turn | None, int | None] = {None: None}
+    ordinals |= {turn: number for number, turn in enumerate(tree.turns, 1)}
+    return [_turn_fields(turn, ordinals) for turn in tree.turns]
 
 
 def parse(text: bytes) -> tuple[Tree, float]:

@@ -14,7 +14,18 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, assert_never
 
-from parts import Finish, Part, Reasoning, ServerError, Text, ToolArguments, ToolCall, Usage, joined
+from parts import (
+    Finish,
+    Part,
+    Progress,
+    Reasoning,
+    ServerError,
+    Text,
+    ToolArguments,
+    ToolCall,
+    Usage,
+    joined,
+)
 from protocol.errors import body_of
 from protocol.items import new_id
 from protocol.output_items import (
@@ -79,6 +90,17 @@ class ResponseStream:
         is_new, self._outcome = self._outcome is None, Outcome("in_progress")
         created = [self._lifecycle("created")] if is_new else []
         return [*created, self._lifecycle("in_progress")]
+
+    def progress(self, progress: Progress) -> list[Event]:
+        """The event for a client who asked to hear how far its prompt is. Not one of OpenAI's."""
+        event = {
+            "type": "response.progress",
+            "num_ahead": progress.num_ahead,
+            "processed": progress.num_computed,
+            "total": progress.num_prompt,
+            "cached": progress.num_cached,
+        }
+        return [] if self.is_over else [self._stamped(event)]
 
     def feed(self, parts: Iterable[Part]) -> list[Event]:
         """The events for more of the answer; `Finish` gives the last ones, and nothing follows."""

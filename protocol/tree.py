@@ -23,6 +23,8 @@ TURN_BYTES = 640
 ID_BYTES = 128
 """What a tree, a turn and an id take besides their text, their places in tables included."""
 TITLE_LENGTH = 80
+MAX_TITLE_SOURCE = 2000
+"""Characters in which a title is looked for."""
 ENDS = frozenset({"completed", "incomplete", "failed", "cancelled"})
 """The statuses of a response that is no longer in progress."""
 
@@ -131,6 +133,10 @@ class Summary:
     last_response_id: str | None
     title: str
     """The first words of its first user."""
+    updated_at: float = 0.0
+    """When its last turn began."""
+    source: str = ""
+    """The user agent that began it."""
 
 
 @dataclass(slots=True, eq=False)
@@ -195,6 +201,14 @@ class Tree:
                 turn.in_conversation = False
         return was_there
 
+    def delete_all(self) -> bool:
+        """Forget everything that is not yet deleted. Call `prune` when done."""
+        self.metadata = None
+        for turn in self.turns:
+            turn.bury()
+            turn.in_conversation = False
+        return True
+
     def delete_item(self, item_id: str) -> bool:
         """Forget an item of the conversation; whether there was one. Call `prune` when done."""
         for turn in chain(self.tip):
@@ -214,8 +228,15 @@ class Tree:
 
     def summary(self) -> Summary:
         responses = [turn.response_id for turn in self.turns if turn.response_id]
-        last = responses[-1] if responses else None
-        return Summary(self.id, self.created_at, len(responses), last, _title(self.turns))
+        return Summary(
+            id=self.id,
+            created_at=self.created_at,
+            num_responses=len(responses),
+            last_response_id=responses[-1] if responses else None,
+            title=_title(self.turns),
+            updated_at=max((turn.created_at for turn in self.turns), default=self.created_at),
+            source=next((turn.source for turn in self.turns if turn.source), ""),
+        )
 
 
 def chain(turn: Turn | None) -> list[Turn]:
@@ -248,10 +269,10 @@ def _without(item_id: str, items: list[Item]) -> tuple[bytes, tuple[str, ...]]:
 def _title(turns: list[Turn]) -> str:
     if not turns:
         return ""
-    words = next(
-        (_words(item) for item in turns[0].input_items() if item.get("role") == "user"), ""
-    )
-    return " ".join(words.split())[:TITLE_LENGTH]
+    said = [_words(item) for item in turns[0].input_items() if item.get("role") == "user"]
+    # Agents put what they know of their surroundings, in tags, before what was asked.
+    words = next((text for text in said if not text.lstrip().startswith("<")), "".join(said[:1]))
+    return " ".join(words[:MAX_TITLE_SOURCE].split())[:TITLE_LENGTH]
 
 
 def _words(item: Item) -> str:

@@ -10,7 +10,9 @@ from pydantic import BaseModel
 
 M = TypeVar("M", bound=BaseModel)
 
-OURS = frozenset({"reasoning", "reasoning_content", "context_window", "capabilities"})
+OURS = frozenset(
+    {"reasoning", "reasoning_content", "context_window", "capabilities", "prompt_progress"}
+)
 """The only fields that we add, because clients look for them."""
 
 

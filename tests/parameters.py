@@ -10,7 +10,7 @@ import json
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,7 @@ class Seen:
     finish: str = ""
     logprobs: tuple[Json, ...] = ()
     usage: Json | None = None
+    tells_progress: bool = False
 
     @property
     def num_tokens(self) -> int:
@@ -68,7 +69,8 @@ def send(url: str, api: str, body: Json) -> Seen:
         return Seen(answer.status_code, answer.json())
     is_stream = answer.headers["content-type"].startswith("text/event-stream")
     told = events(answer.text)[:-1] if is_stream else [answer.json()]
-    return _chat(told, is_stream) if api == "chat" else _response(told, is_stream)
+    seen = _chat(told, is_stream) if api == "chat" else _response(told, is_stream)
+    return replace(seen, tells_progress=any("processed" in json.dumps(event) for event in told))
 
 
 def _chat(told: list[Json], is_stream: bool) -> Seen:
@@ -263,6 +265,8 @@ PARAMETERS = (
     P("stream", True, lambda s, p: not p.is_stream),
     P("stream_options.include_usage", True, lambda s, p: s.usage is not None and p.usage is None,
       api="chat", mode="streamed"),
+    P("return_progress", True, lambda s, p: s.tells_progress and not p.tells_progress,
+      mode="streamed"),
     P("stream_options.include_obfuscation", True, mode="streamed", why="nothing is padded"),
     # Sampling
     P("temperature", 2.0, differs, setting={"seed": 1, **ROOM}),

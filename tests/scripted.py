@@ -85,6 +85,8 @@ class ScriptedEngine:
         self.load_error: Unavailable | None = None
         self.phase: Phase = "ready"
         self.num_waiting = 0
+        self.first_progress = Progress()
+        """How far an answer is when it is made."""
         self.has_failed = asyncio.Event()
         self.stalled_s = 0.0
         self.memory = Memory()
@@ -121,8 +123,10 @@ class ScriptedEngine:
             raise self.refusal
         self.prompts.append(prompt)
         self.params.append(params)
-        self.answers.append(ScriptedAnswer(self.script(prompt, params)))
-        return self.answers[-1]
+        answer = ScriptedAnswer(self.script(prompt, params))
+        answer.progress = self.first_progress
+        self.answers.append(answer)
+        return answer
 
     async def count(self, prompt: Prompt) -> int:
         return sum(len(message.content.split()) for message in prompt.messages)

@@ -13,7 +13,9 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 
 from parts import NotFound, NotReady, Unavailable
 from protocol.archive import Archive
-from protocol.conversations import WANTED_FOR, Draft, Store
+from protocol.conversations import Store
+from protocol.draft import Draft
+from protocol.forest import WANTED_FOR
 from tests.protocol.turns import (
     Clock,
     answer,
@@ -188,6 +190,22 @@ class Histories(RuleBasedStateMachine):
             assert is_disk_full
         else:
             del self.heard[id]
+
+    @rule(id=responses)
+    def delete_all_of_it(self, id: str) -> None:
+        if id not in self.heard:
+            return
+        tree_id = self.store.tree_id(id)
+        assert tree_id is not None and self.store.look(tree_id) is not None
+        gone = self.store.delete_tree(tree_id)
+        assert id in gone and self.store.look(tree_id) is None
+        for name in gone:
+            self.heard.pop(name, None)
+            self.contents.pop(name, None)
+        for draft in [draft for draft in self.open_drafts if draft.id in gone]:
+            draft.remember(response(draft.id, answer("never")), [question("never")])
+            self.open_drafts.remove(draft)
+        assert tree_id not in [each.summary.id for each in self.store.listed()]
 
     @rule(seconds=st.sampled_from([1, 60, 1800, 3600]))
     def time_passes(self, seconds: float) -> None:

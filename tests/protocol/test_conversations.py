@@ -14,7 +14,8 @@ import pytest
 
 from parts import InvalidRequest, NotFound, NotReady
 from protocol.archive import Archive
-from protocol.conversations import Draft, Store
+from protocol.conversations import Store
+from protocol.draft import Draft
 from protocol.items import new_id
 from protocol.tree import Tree
 from tests.protocol.turns import Clock, answer, heard, question, response, revived, say, words

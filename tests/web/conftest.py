@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+
+from door.settings import Settings
+from protocol.archive import Archive
+from protocol.conversations import Store
+from server import create_app
+from tests.protocol.turns import Clock
+from tests.scripted import ScriptedEngine
+from tests.serving import serving
+from tests.web.chromium import NoBrowser, launched
+from tests.web.desk import Desk, Place, context_in
 
 VIOLATIONS = """
 addEventListener("securitypolicyviolation", (event) =>
@@ -19,15 +29,14 @@ addEventListener("securitypolicyviolation", (event) =>
 @pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
     """Chromium. For this package only: while it is open, no test can run a loop of its own."""
-    names = ("chromium", "chromium-browser", "google-chrome")
-    path = next(filter(None, map(shutil.which, names)), None)
-    if path is None:
-        pytest.skip("no Chromium is installed (looked for " + ", ".join(names) + ")")
-    args = ["--no-sandbox"] if os.geteuid() == 0 else []
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=args)
-        yield browser
-        browser.close()
+        try:
+            with launched(playwright) as started:
+                yield started
+        except NoBrowser as problem:
+            if "REQUIRE_BROWSER" in os.environ:
+                raise
+            pytest.skip(f"no Chromium can be started here (make test-browser): {problem}")
 
 
 @dataclass
@@ -75,3 +84,28 @@ def context(browser: Browser, scripted_url: str, watched: Watched) -> Iterator[B
 @pytest.fixture
 def page(context: BrowserContext) -> Page:
     return context.new_page()
+
+
+@pytest.fixture(scope="package")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    folder: Path = tmp_path_factory.mktemp("web") / "conversation_logs"
+    clock, engine = Clock(), ScriptedEngine()
+    store = Store(Archive(folder, clock=clock), clock=clock)
+    with serving(create_app(Settings(), engine, store)) as url:
+        yield Place(url, engine, store, clock)
+
+
+@pytest.fixture(scope="package")
+def room(browser: Browser) -> Iterator[BrowserContext]:
+    """Where desks stand: what the browser read for one of them it need not read again."""
+    context = context_in(browser)
+    yield context
+    context.close()
+
+
+@pytest.fixture
+def desk(room: BrowserContext, place: Place) -> Iterator[Desk]:
+    """The page, just opened, on a server without conversations."""
+    place.clear()
+    with Desk.on(room, place) as opened:
+        yield opened
