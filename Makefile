@@ -16,8 +16,9 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 serve: $(VENV)/.serve-ready
 	@$(BIN)/python server.py $(if $(MODEL),--model $(MODEL)) $(ARGS)
 
+# Two at a time: most tests wait for something.
 test: lint types
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # The page in a real Chromium, which is installed when there is none.
 test-browser: $(VENV)/.test-ready
