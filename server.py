@@ -637,6 +637,7 @@ def _engine(settings: Settings) -> Engine:
             context_window=settings.ctx_size,
             template_args=settings.chat_template_args,
             trust_remote_code=settings.trust_remote_code,
+            kv_bits=settings.kv_bits,
             memory_limit=settings.memory_limit,
             is_forced=settings.force,
             prefix_cache_bytes=settings.prompt_cache_bytes,

@@ -94,6 +94,7 @@ class Settings:
     log_level: str = "info"
     log_format: str = "text"
     stall_timeout: float = 120.0
+    kv_bits: int | None = None
     memory_limit: int | None = None
     force: bool = False
 
@@ -236,6 +237,7 @@ def add_flags(parser: FlagParser, *, hidden: bool = False) -> None:
     add("--reasoning-budget", _within(int, 0, 10**9), "tokens after which thinking is closed")
     add("--adapter-path", str, "folder of a LoRA adapter", metavar="FOLDER")
     add("--trust-remote-code", None, "run code that comes with the model")
+    add("--kv-bits", _bits, "keep the KV caches in 8 or 4 bits", metavar="BITS")
     add("--memory-limit", _num_bytes, "memory for everything, such as 12G, instead of most of it")
     add("--force", None, "load a model that does not seem to fit into memory")
     add("--prompt-cache-bytes", _num_bytes, "memory for prompts already computed, 0 is none")
@@ -316,6 +318,12 @@ def _within(kind: type[int] | type[float], low: float, high: float) -> Callable[
 
     convert.__name__ = kind.__name__
     return convert
+
+
+def _bits(text: str) -> int:
+    if text not in ("4", "8"):
+        raise argparse.ArgumentTypeError("must be 4 or 8")
+    return int(text)
 
 
 def _num_bytes(text: str) -> int:

@@ -44,6 +44,8 @@ class LoadOptions:
     template_args: Mapping[str, Any] = field(default_factory=dict)
     trust_remote_code: bool = False
     prefix_cache_bytes: int = 2 * 2**30
+    kv_bits: int | None = None
+    """Bits of a number in the KV caches, instead of the model's own precision."""
     memory_limit: int | None = None
     """Bytes that the process may use; None is what the device recommends, less a part."""
     is_forced: bool = False
@@ -80,7 +82,11 @@ def load(options: LoadOptions) -> LoadedModel:
             trust_remote_code=options.trust_remote_code,
         )
         _suit_to_device(mx, model)
+        if options.kv_bits:
+            _quantize_caches(model, options.kv_bits)
         width, layers = _warm_up(mx, model)
+    except Unavailable:
+        raise
     except Exception as error:  # whatever a model's files can make a library do
         log.debug("loading failed", exc_info=error)
         raise Unavailable(_reason(error, options)) from error
@@ -192,6 +198,22 @@ def _suit_to_device(mx: Any, model: Any) -> None:
         mx.eval(model.parameters())
 
 
+def _quantize_caches(model: Any, bits: int) -> None:
+    """Have the model make quantised caches, whoever asks it for one. Raises `Unavailable`."""
+    from mlx_lm.models.cache import KVCache
+
+    from inference.quantized_cache import group_size_for, quantize
+
+    group_size = group_size_for(model, bits)
+    own = getattr(model, "make_cache", None)
+
+    def make_cache() -> list[Any]:
+        plain = own() if own else [KVCache() for _ in model.layers]
+        return quantize(plain, bits, group_size)
+
+    model.make_cache = make_cache
+
+
 def _warm_up(mx: Any, model: Any) -> tuple[int, tuple[memory.Growth, ...]]:
     """Compute a few tokens, so that the first client does not wait for kernels to be compiled.
 
@@ -229,6 +251,7 @@ def _prefix_folder(options: LoadOptions, model: Any) -> PrefixFolder | None:
     if options.adapter_path:
         files += sorted(p for p in Path(options.adapter_path).iterdir() if p.is_file())
     layers = [type(layer).__name__ for layer in make_prompt_cache(model)]
+    layers.append(f"{options.kv_bits or 'all'} bits")
     device = str(mx.default_device())
     key = key_of(files, version("mlx"), version("mlx-lm"), device, *layers)
     return PrefixFolder(options.prefix_cache_folder, key, max_bytes=options.prefix_folder_bytes)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import mlx.core as mx
-from mlx_lm.models.cache import BatchKVCache, KVCache
+from mlx_lm.models.cache import BatchKVCache, KVCache, QuantizedKVCache
 
 Cache = list[Any]
 """One mlx-lm cache a layer."""
@@ -120,10 +120,20 @@ def plain(cache: Cache) -> Cache:
 
 def merged(cache: Cache) -> Cache:
     """The caches of one row, as a batch of one."""
-    return [
-        PaddedKVCache.merge([layer]) if type(layer) is KVCache else layer.merge([layer])
-        for layer in cache
-    ]
+    return [_merged(layer) for layer in cache]
+
+
+def can_merge(cache: Cache) -> bool:
+    """Whether caches of this kind can be put into a batch."""
+    return all(hasattr(layer, "merge") or type(layer) is QuantizedKVCache for layer in cache)
+
+
+def _merged(layer: Any) -> Any:
+    from inference.quantized_cache import PaddedQuantizedKVCache
+
+    if type(layer) is QuantizedKVCache:
+        return PaddedQuantizedKVCache.merge([layer])
+    return PaddedKVCache.merge([layer]) if type(layer) is KVCache else layer.merge([layer])
 
 
 def extend(cache: Cache, other: Cache) -> None:

@@ -24,9 +24,9 @@ from inference.cache_layers import copied
 from inference.detokenizer import token_bytes
 from inference.prefix_cache import PrefixCache
 from inference.rows import Cache
-from inference.sampling import Sampled
+from inference.sampling import Row, Sampled, Sampler
 from inference.sequence import Sequence
-from parts import Memory, TokenLogprob
+from parts import Memory, SamplingParams, TokenLogprob
 
 Step = list[tuple[Sequence, int, TokenLogprob | None]]
 """What a step gave each running sequence."""
@@ -90,7 +90,7 @@ class Runner:
         """Tokens that may be sampled, and that a request may name."""
         self.prefix_cache = prefix_cache
         cache = make_prompt_cache(model)
-        self.can_batch = can_batch and all(hasattr(layer, "merge") for layer in cache)
+        self.can_batch = can_batch and kv.can_merge(cache)
         """Whether mlx-lm can put this model's caches into a batch; if not, sequences take turns."""
         self.can_pad = can_pad and self.can_batch and kv.can_pad(cache)
         """Whether prompts of different lengths can be computed in one go."""
@@ -165,7 +165,15 @@ class Runner:
         return logits
 
     def warm_up(self, max_tokens: int = 2048) -> None:
-        """Plan the shapes of short prompts, so that the first clients do not wait for it."""
+        """Plan the shapes of short prompts, so that the first clients do not wait for it.
+
+        And sample once greedily and once by every rule, which compiles what they need.
+        """
+        logits = mx.zeros((2, self.vocab_size))
+        rules = (SamplingParams(temperature=0), SamplingParams(top_k=9, min_p=0.1, top_logprobs=1))
+        for params in rules:
+            sampler = Sampler([Row(params, 0, [0], [0])] * 2, self.vocab_size)
+            mx.eval(sampler.sample(logits).arrays)
         if self._shapes.is_planned and self.can_pad:
             for num_rows in (1, 2, 4, 8):
                 for num_tokens in (32, 64, 128, 256, 512):

@@ -12,6 +12,7 @@ from typing import Any
 from inference.answer import Answer
 from inference.detokenizer import Detokenizer
 from inference.engine import Engine, LoadedModel
+from inference.memory import Budget
 from inference.parser import Markers, Parser
 from inference.sequence import Sequence
 from parts import Memory, Message, ModelCard, Part, Prompt, SamplingParams, TokenLogprob
@@ -109,7 +110,10 @@ class Script:
 
 
 def scripted_model(
-    stepper: Any, tokenizer: Any, make_parser: Callable[[], Parser] | None = None
+    stepper: Any,
+    tokenizer: Any,
+    make_parser: Callable[[], Parser] | None = None,
+    budget: Budget = Budget(),  # noqa: B008
 ) -> LoadedModel:
     def plain_parser() -> Parser:
         return Parser(Detokenizer(tokenizer), Markers.of(tokenizer))
@@ -122,6 +126,7 @@ def scripted_model(
         make_guide=lambda tokens, prompt, params: None,
         vocab_size=VOCAB_SIZE,
         stop_tokens=frozenset({END}),
+        budget=budget,
     )
 
 
@@ -138,9 +143,10 @@ async def running(
     make_parser: Callable[[], Parser] | None = None,
     max_batch: int = 32,
     max_queue: int = 256,
+    budget: Budget = Budget(),  # noqa: B008
 ) -> AsyncIterator[Engine]:
     engine = Engine(
-        lambda: scripted_model(stepper, tokenizer, make_parser),
+        lambda: scripted_model(stepper, tokenizer, make_parser, budget),
         max_batch=max_batch,
         max_queue=max_queue,
     )

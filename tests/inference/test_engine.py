@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from inference.detokenizer import Detokenizer
 from inference.engine import Engine
+from inference.memory import Budget, Growth
 from inference.parser import Markers, Parser
 from parts import (
     ContextLengthExceeded,
@@ -537,6 +538,154 @@ def test_an_answer_that_cannot_be_understood_fails_alone(tokenizer: Any) -> None
             assert [text_of(o) for o in found] == ["abc", "def"]
 
     played(scene())
+
+
+def test_a_row_without_numbers_fails_alone(tokenizer: Any) -> None:
+    class Numberless(Script):
+        def decode(self) -> list[tuple[Any, int, Any]]:
+            bad = tuple(letters(tokenizer, "bad"))
+            step = super().decode()
+            return [(s, -1 if tuple(s.prompt) == bad else t, logprob) for s, t, logprob in step]
+
+    async def scene() -> None:
+        async with running(Numberless(), tokenizer) as engine:
+            found = await outcomes(engine, ["abc", "bad", "def"])
+            assert isinstance(found.pop(1), EngineFailed)
+            assert [text_of(o) for o in found] == ["abc", "def"]
+
+    played(scene())
+
+
+def test_a_step_that_hangs_fails_the_engine_and_everybody_is_told(tokenizer: Any) -> None:
+    pause = Pause("decode", 3)
+
+    async def scene() -> None:
+        engine = Engine(lambda: scripted_model(Script(pause), tokenizer), stall_timeout=0.1)
+        await engine.start()
+        answers = [await submit(engine, text) for text in TEXTS]
+        found = await asyncio.gather(*map(whole, answers), return_exceptions=True)
+        assert all(isinstance(outcome, EngineFailed) for outcome in found)
+        assert await engine.failed() == "a step hangs"
+        assert engine.status.phase == "failed"
+        with pytest.raises(Unavailable):
+            await submit(engine, "too late")
+        pause.go_on()
+        await engine.stop()
+
+    played(scene())
+
+
+def test_a_device_that_can_compute_nothing_fails_the_engine(tokenizer: Any) -> None:
+    def on_call(call: Call) -> None:
+        if call.name in ("prefill", "check"):
+            raise Broken
+
+    async def scene() -> None:
+        async with running(Script(on_call), tokenizer) as engine:
+            while engine.status.phase == "ready":
+                for outcome in await outcomes(engine, TEXTS):
+                    assert isinstance(outcome, EngineFailed)
+            assert await engine.failed() == "steps keep failing"
+
+    played(scene())
+
+
+def test_prompts_that_fail_one_after_another_do_not_fail_a_device_that_is_well(
+    tokenizer: Any,
+) -> None:
+    def on_call(call: Call) -> None:
+        if call.name == "prefill" and call.prompts[0] != tuple(letters(tokenizer, "good")):
+            raise Broken
+
+    script = Script(on_call)
+
+    async def scene() -> None:
+        async with running(script, tokenizer) as engine:
+            for outcome in await outcomes(engine, ["bad"] * 30):
+                assert isinstance(outcome, EngineFailed)
+            assert (await whole(await submit(engine, "good"))).text == "good"
+
+    played(scene())
+    assert script.named("check")
+
+
+def test_the_status_counts_what_was_done(tokenizer: Any) -> None:
+    async def scene() -> None:
+        async with running(Script(failing_at("decode", 2)), tokenizer) as engine:
+            assert engine.status.stalled_s == 0
+            await outcomes(engine, ["abc", "de"])
+            counts = engine.status.counts
+            assert (counts.prompt_tokens, counts.completion_tokens) == (5, 7)
+            assert counts.failed_steps == 1
+            assert counts.steps >= 4
+
+    played(scene())
+
+
+# Memory
+
+BYTES = Budget(limit=100, layers=(Growth(per_token=1),))
+
+
+@pytest.fixture
+def by_the_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Caches that grow token by token, and answers that need no room to begin."""
+    monkeypatch.setattr("inference.memory.STEP", 1)
+    monkeypatch.setattr("inference.scheduler.MARGIN", 0)
+
+
+@pytest.mark.usefixtures("by_the_token")
+def test_those_who_outgrow_the_memory_wait_and_are_answered_all_the_same(tokenizer: Any) -> None:
+    pause = Pause("decode")
+    script = Script(pause)
+    texts = [letter * 20 for letter in "abcdefghijklmnopqrstuvwxyz"]
+
+    async def scene() -> None:
+        async with running(script, tokenizer, budget=BYTES) as engine:
+            answers = [await submit(engine, text) for text in texts]
+            pause.go_on()
+            found = await asyncio.gather(*map(whole, answers))
+            assert [text_of(o) for o in found] == texts
+            assert engine.status.counts.preemptions > 0
+            assert engine.status.counts.failed_steps == 0
+
+    played(scene())
+    for call in script.named("decode"):
+        widest = max(len(p) + n for p, n in zip(call.prompts, call.num_generated, strict=True))
+        assert widest * len(call.prompts) <= 100
+    assert max(len(call.numbers) for call in script.named("decode")) > 1
+
+
+@pytest.mark.usefixtures("by_the_token")
+def test_a_prompt_that_could_never_fit_is_refused_with_both_numbers(tokenizer: Any) -> None:
+    async def scene() -> None:
+        async with running(Script(), tokenizer, budget=BYTES) as engine:
+            with pytest.raises(InvalidRequest, match="memory for 100 tokens") as caught:
+                await submit(engine, "a" * 120)
+            assert (caught.value.code, caught.value.param) == ("insufficient_memory", "messages")
+            assert "120" in caught.value.message
+            found = await whole(await submit(engine, "a" * 95, max_tokens=50))
+            assert found.finish is not None
+            assert (found.text, found.finish.reason) == ("a" * 5, "length")
+
+    played(scene())
+
+
+@pytest.mark.usefixtures("by_the_token")
+def test_prompts_kept_for_later_leave_room_for_those_who_run(tokenizer: Any) -> None:
+    limits: list[int] = []
+
+    class Keeping(Script):
+        def limit_prefixes(self, num_bytes: int) -> None:
+            limits.append(num_bytes)
+
+    async def scene() -> None:
+        async with running(Keeping(), tokenizer, budget=BYTES) as engine:
+            await outcomes(engine, ["a" * 30, "b" * 30])
+
+    played(scene())
+    assert all(limit >= 0 for limit in limits)
+    assert min(limits) <= 100 - 2 * 31
 
 
 # Stopping

@@ -9,6 +9,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from inference.loader import _quantize_caches
 from parts import SamplingParams
 from tests.demo import VOCAB_SIZE
 from tests.inference.test_batch import Guest, answers, make_runner
@@ -130,3 +131,16 @@ def test_an_answer_out_of_the_prefix_cache_is_the_same(family: Any, tokenizer: A
     for prompt in (first, [*first, *said, *other[:5]], [*first[:30], 1, 2, 3]):
         fresh = answers(make_runner(family, tokenizer), tokenizer, [greedy(prompt, 8)])
         assert answers(runner, tokenizer, [greedy(prompt, 8)]) == fresh
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_caches_in_fewer_bits_answer_in_a_batch_as_they_do_alone(tokenizer: Any, bits: int) -> None:
+    model = tiny("llama", head_dim=32)
+    _quantize_caches(model, bits)
+    runner = make_runner(model, tokenizer)
+    assert runner.can_batch
+    arrivals = zip(prompts([5, 60, 33]), [0, 0, 3], strict=True)
+    guests = [greedy(prompt, 12, comes=comes) for prompt, comes in arrivals]
+    for guest, tokens in zip(guests, answers(runner, tokenizer, guests), strict=True):
+        alone = greedy(list(guest.prompt), 12)
+        assert tokens == answers(make_runner(model, tokenizer), tokenizer, [alone])[0]

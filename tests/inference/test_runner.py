@@ -189,3 +189,33 @@ def test_one_joins_while_a_long_prompt_is_computed(
         assert [text_of(o) for o in found] == [text_of(o) for o in expected]
 
     asyncio.run(scene())
+
+
+def test_many_who_need_ten_times_the_memory_are_answered_as_each_alone(
+    float32_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("inference.memory.STEP", 1)
+    monkeypatch.setattr("inference.scheduler.MARGIN", 0)
+    num_clients, num_tokens = 64, 28
+
+    def tight() -> LoadedModel:
+        model = loading(float32_model)()
+        per_token = model.budget.cost(1)
+        limit = model.budget.fixed + num_clients * num_tokens * per_token // 10
+        return replace(model, budget=replace(model.budget, limit=limit))
+
+    async def asked_by_all(load: Callable[[], LoadedModel], **options: Any) -> tuple[Any, int]:
+        engine = Engine(load, max_batch=num_clients, **options)
+        await engine.start()
+        params = [replace(ADJUSTED, seed=seed, max_tokens=16) for seed in range(num_clients)]
+        prompts = [Prompt((Message("user", QUESTIONS[i % 5]),)) for i in range(num_clients)]
+        answers = [await engine.submit(p, s) for p, s in zip(prompts, params, strict=True)]
+        found = [text_of(await whole(answer)) for answer in answers]
+        num_preempted = engine.status.counts.preemptions
+        await engine.stop()
+        return found, num_preempted
+
+    expected, none = asyncio.run(asked_by_all(loading(float32_model)))
+    found, num_preempted = asyncio.run(asked_by_all(tight))
+    assert found == expected
+    assert (none, num_preempted > 0) == (0, True)
