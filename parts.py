@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 FinishReason = Literal["stop", "length", "tool_calls"]
-Phase = Literal["loading", "ready", "draining", "failed"]
+Phase = Literal["loading", "ready", "sleeping", "draining", "failed"]
 Role = Literal["system", "developer", "user", "assistant", "tool"]
 
 
@@ -310,6 +310,9 @@ class Engine(Protocol):
 
     async def count(self, prompt: Prompt) -> int:
         """The number of a prompt's tokens. Raises `Refused`."""
+
+    def stay(self, seconds: float) -> None:
+        """Keep the model in memory for so long after the last answer; infinity is for ever."""
 
     async def failed(self) -> str:
         """Return when nothing will ever be answered any more, and say why."""

@@ -348,6 +348,8 @@ def _add_routes(app: FastAPI, settings: Settings, engine: Engine, store: Store) 
         story: door_log.Story = request.state.story
         story.model = _echoed(body.model, settings)
         params = chat.read_sampling(given, defaults)
+        if body.keep_alive is not None:
+            engine.stay(body.keep_alive)
         answers = await _submit_all(
             engine, chat.read_prompt(given), chat.choices_of(params, body.n)
         )
@@ -372,9 +374,9 @@ def _add_routes(app: FastAPI, settings: Settings, engine: Engine, store: Store) 
 def _health(app: FastAPI, settings: Settings, engine: Engine, store: Store) -> Response:
     status = engine.status
     is_stalled = status.stalled_s > settings.stall_timeout
-    is_well = status.phase == "ready" and not is_stalled
+    is_well = status.phase in ("ready", "sleeping") and not is_stalled
     body: dict[str, Any] = {
-        "status": "ok" if is_well else "stalled" if is_stalled else status.phase,
+        "status": "stalled" if is_stalled else "ok" if status.phase == "ready" else status.phase,
         "model": settings.model_name,
         "context_window": status.model.context_window if status.model else None,
         "queue": {"running": status.running, "waiting": status.waiting},
@@ -652,6 +654,7 @@ def _engine(settings: Settings) -> Engine:
         max_batch=settings.max_batch,
         max_queue=settings.max_queue,
         stall_timeout=settings.stall_timeout,
+        idle_unload=settings.idle_unload,
     )
 
 

@@ -47,6 +47,9 @@ class Admission:
     async def start(self) -> None:
         await self._engine.start()
 
+    def stay(self, seconds: float) -> None:
+        self._engine.stay(seconds)
+
     async def failed(self) -> str:
         return await self._engine.failed()
 

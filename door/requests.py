@@ -19,6 +19,8 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from door.durations import seconds
+
 MAX_MESSAGES = 10_000
 MAX_TOOLS = 1_000
 
@@ -85,6 +87,7 @@ class Sampling(Permissive):
     parallel_tool_calls: bool | None = None
     structured_outputs: dict[str, Any] | None = None
     enable_thinking: bool | None = None
+    keep_alive: Annotated[float, BeforeValidator(seconds)] | None = None
     max_reasoning_tokens: Annotated[int, Field(ge=0, le=10**9)] | None = None
     chat_template_kwargs: dict[str, str | int | float | bool] | None = None
 

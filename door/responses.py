@@ -84,6 +84,8 @@ class Responses:
             request = self.read(body, history, draft.owner)
             if is_warm_up:
                 request = replace(request, params=replace(request.params, max_tokens=1))
+            if (stay := body.get("keep_alive")) is not None:
+                self.engine.stay(stay)
             has_to_wait = self.engine.status.waiting > 0
             answer = await self._submit(request, history)
         except BaseException:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +16,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from door.durations import seconds
 from door.flags import ARGUMENT, FlagParser, Reading, name_of
 
 VERSION = "0.1.0"
@@ -94,6 +96,7 @@ class Settings:
     log_level: str = "info"
     log_format: str = "text"
     stall_timeout: float = 120.0
+    idle_unload: float = math.inf
     kv_bits: int | None = None
     memory_limit: int | None = None
     force: bool = False
@@ -237,6 +240,7 @@ def add_flags(parser: FlagParser, *, hidden: bool = False) -> None:
     add("--reasoning-budget", _within(int, 0, 10**9), "tokens after which thinking is closed")
     add("--adapter-path", str, "folder of a LoRA adapter", metavar="FOLDER")
     add("--trust-remote-code", None, "run code that comes with the model")
+    add("--idle-unload", _idle, "time after which an idle model leaves memory", metavar="TIME")
     add("--kv-bits", _bits, "keep the KV caches in 8 or 4 bits", metavar="BITS")
     add("--memory-limit", _num_bytes, "memory for everything, such as 12G, instead of most of it")
     add("--force", None, "load a model that does not seem to fit into memory")
@@ -296,7 +300,7 @@ class _Flags:
 
 
 def _shown(default: Any) -> str:
-    if default is None or default is False or default in ({}, ()):
+    if default is None or default is False or default in ({}, (), math.inf):
         return ""
     if default == str(DEMO_MODEL):
         return " (the bundled demo model)"
@@ -318,6 +322,15 @@ def _within(kind: type[int] | type[float], low: float, high: float) -> Callable[
 
     convert.__name__ = kind.__name__
     return convert
+
+
+def _idle(text: str) -> float:
+    if text.strip().lower() in ("0", "off", "never"):
+        return math.inf
+    try:
+        return seconds(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{error}, not {text}") from None
 
 
 def _bits(text: str) -> int:

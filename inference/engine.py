@@ -13,10 +13,11 @@ import contextlib
 import faulthandler
 import functools
 import logging
+import math
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
@@ -95,6 +96,8 @@ class LoadedModel:
     vocab_size: int
     stop_tokens: frozenset[int]
     budget: Budget = field(default_factory=Budget)
+    release: Callable[[], None] = lambda: None
+    """Gives back the memory of a model that nobody refers to any more."""
 
 
 class Engine:
@@ -107,14 +110,20 @@ class Engine:
         max_batch: int = 32,
         max_queue: int = 256,
         stall_timeout: float = 120.0,
+        idle_unload: float = math.inf,
     ) -> None:
         """`load` is called once, on the GPU thread. Raises what the model's files deserve.
 
-        A step that takes longer than `stall_timeout` seconds is taken to hang.
+        A step that takes longer than `stall_timeout` seconds is taken to hang. A model that nobody
+        asked for `idle_unload` seconds leaves memory, and is loaded again for the next who asks.
         """
         self.lock = asyncio.Lock()
         self._load = load
         self._stall_timeout = stall_timeout
+        self._stay_s = idle_unload
+        self._falling_asleep: asyncio.TimerHandle | None = None
+        self._num_entering = 0
+        self._card: ModelCard | None = None
         self._scheduler = Scheduler(max_batch=max_batch, max_queue=max_queue)
         self._pace = Pace()
         self._answers: dict[int, Answer] = {}
@@ -147,7 +156,7 @@ class Engine:
             self._reason,
             self._scheduler.num_running,
             self._scheduler.num_waiting,
-            self._model.card if hasattr(self, "_model") else None,
+            self._card,
             time.monotonic() - self._last_step if self._scheduler.has_work else 0.0,
             self._memory,
             self._counts,
@@ -162,26 +171,44 @@ class Engine:
         """Load the model and begin to step. Raises `Unavailable` when it cannot be loaded."""
         self._loop = asyncio.get_running_loop()
         sys.setswitchinterval(SWITCH_S)
-        try:
-            async with self.lock:
+        await self._take_model()
+        if self._phase == "ready":
+            self._stepping = asyncio.create_task(self._step_while_there_is_work())
+            self._sleep_later()
+
+    async def _take_model(self) -> None:
+        """Load the model, unless somebody has. What sleeps can be woken another time."""
+        async with self.lock:
+            if self._phase == "ready":
+                return
+            try:
                 self._model = await self._loop.run_in_executor(self._gpu, self._load)
-        except Unavailable as error:
-            self._phase, self._reason = "failed", error.message
-            raise
-        except Exception as error:  # nothing that a model's files can do leaves "loading" for ever
-            self._phase, self._reason = "failed", "the model cannot be loaded"
-            raise Unavailable("The model cannot be loaded.") from error
+            except Exception as error:  # nothing that files can do leaves "loading" for ever
+                known = error if isinstance(error, Unavailable) else None
+                if self._phase != "sleeping":
+                    self._phase = "failed"
+                    self._reason = known.message if known else "the model cannot be loaded"
+                raise known or Unavailable("The model cannot be loaded.") from error
         if not self._model.runner.can_batch:
             log.warning("this model's caches cannot be batched: requests take turns")
             self._scheduler.max_batch = 1
         self._scheduler.budget = self._model.budget
         self._memory = Memory(limit=self._model.budget.limit)
-        if self._phase == "loading":
+        self._card = self._model.card
+        if self._phase in ("loading", "sleeping"):
             self._phase = "ready"
-            self._stepping = asyncio.create_task(self._step_while_there_is_work())
+
+    def stay(self, seconds: float) -> None:
+        """Keep the model in memory for so long after the last answer."""
+        self._stay_s = seconds
+        self._sleep_later()
 
     async def submit(self, prompt: Prompt, params: SamplingParams) -> Answer:
         """Queue a prompt. Raises `Refused` before any work is done on it."""
+        async with self._awake():
+            return await self._submit(prompt, params)
+
+    async def _submit(self, prompt: Prompt, params: SamplingParams) -> Answer:
         self._refuse_unless_ready()
         tokens = await self._loop.run_in_executor(self._tokenizing, self._model.render, prompt)
         self._refuse_unless_ready()
@@ -226,8 +253,41 @@ class Engine:
 
     async def count(self, prompt: Prompt) -> int:
         """The number of a prompt's tokens. Raises `Refused`."""
-        self._refuse_unless_ready()
-        return len(await self._loop.run_in_executor(self._tokenizing, self._model.render, prompt))
+        async with self._awake():
+            self._refuse_unless_ready()
+            return len(
+                await self._loop.run_in_executor(self._tokenizing, self._model.render, prompt)
+            )
+
+    # Sleeping
+
+    @contextlib.asynccontextmanager
+    async def _awake(self) -> AsyncIterator[None]:
+        """The model is in memory here, and stays; it is loaded when it had gone."""
+        self._num_entering += 1
+        try:
+            if self._phase == "sleeping":
+                await self._take_model()
+            yield
+        finally:
+            self._num_entering -= 1
+            self._sleep_later()
+
+    def _sleep_later(self) -> None:
+        if self._falling_asleep is not None:
+            self._falling_asleep.cancel()
+            self._falling_asleep = None
+        if self._stay_s < math.inf:
+            self._falling_asleep = self._loop.call_later(self._stay_s, self._fall_asleep)
+
+    def _fall_asleep(self) -> None:
+        is_idle = not (self._num_entering or self._answers or self._scheduler.has_work)
+        if self._phase == "ready" and is_idle and not self.lock.locked():
+            log.info("nobody asks: the model leaves memory until somebody does")
+            self._phase, self._reason = "sleeping", ""
+            release = self._model.release
+            del self._model
+            self._loop.run_in_executor(self._gpu, release)
 
     async def stop(self, drain: float = 0.0) -> None:
         """Take no more prompts, let the running ones finish for `drain` seconds, end the rest."""
@@ -246,7 +306,7 @@ class Engine:
 
     def _refuse_unless_ready(self) -> None:
         match self._phase:
-            case "ready":
+            case "ready" | "sleeping":
                 return
             case "loading":
                 raise Unavailable("The model is still loading.", code="loading")
@@ -299,6 +359,7 @@ class Engine:
                 async with self.lock:
                     self._last_step = time.monotonic()
                     await self._watched(self._loop.run_in_executor(self._gpu, self._burst))
+            self._sleep_later()
             if self._phase == "failed":
                 self._fail_all(EngineFailed("The engine has failed."))
                 self._has_failed.set()

@@ -6,6 +6,7 @@ Runs on the GPU thread, which will own every array made here.
 from __future__ import annotations
 
 import contextlib
+import gc
 import hashlib
 import json
 import logging
@@ -149,6 +150,7 @@ def load(options: LoadOptions) -> LoadedModel:
             sampling_defaults=_sampling_defaults(options.folder),
         ),
         runner=runner,
+        release=_release,
         budget=memory.Budget(limit, mx.get_active_memory() + limit // 20, layers),
         render=render,
         make_parser=make_parser,
@@ -156,6 +158,14 @@ def load(options: LoadOptions) -> LoadedModel:
         vocab_size=vocab_size,
         stop_tokens=frozenset(tokenizer.eos_token_ids),
     )
+
+
+def _release() -> None:
+    """Give back what a model took that nobody refers to any more."""
+    import mlx.core as mx
+
+    gc.collect()
+    mx.clear_cache()
 
 
 @contextlib.contextmanager

@@ -293,6 +293,8 @@ PARAMETERS = (
     P("reasoning.summary", "auto", api="responses", why="thinking is always shown in full"),
     P("enable_thinking", False, stops_thinking, setting=THINKING),
     P("chat_template_kwargs", {"enable_thinking": False}, stops_thinking, setting=THINKING),
+    P("keep_alive", "10m", lambda s, p: s.texts == p.texts,
+      why="seen in `/health`, after the answer"),
     P("max_reasoning_tokens", 2, lambda s, p: len(s.reasoning) < len(p.reasoning),
       setting={**THINKING, **ROOM}),
     # Structured output

@@ -88,6 +88,7 @@ class ScriptedEngine:
         self.first_progress = Progress()
         """How far an answer is when it is made."""
         self.has_failed = asyncio.Event()
+        self.stays: list[float] = []
         self.stalled_s = 0.0
         self.memory = Memory()
         self.counts = Counts()
@@ -130,6 +131,9 @@ class ScriptedEngine:
 
     async def count(self, prompt: Prompt) -> int:
         return sum(len(message.content.split()) for message in prompt.messages)
+
+    def stay(self, seconds: float) -> None:
+        self.stays.append(seconds)
 
     async def failed(self) -> str:
         await self.has_failed.wait()

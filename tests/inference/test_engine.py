@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import subprocess
 import sys
 import threading
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -685,7 +687,7 @@ def test_prompts_kept_for_later_leave_room_for_those_who_run(tokenizer: Any) -> 
 
     played(scene())
     assert all(limit >= 0 for limit in limits)
-    assert min(limits) <= 100 - 2 * 31
+    assert min(limits) <= 100 - 60  # one prompt and its answer
 
 
 # Stopping
@@ -753,3 +755,90 @@ def test_importing_the_engine_does_not_import_mlx() -> None:
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert found.stdout.strip() == "[]"
+
+
+# Sleeping
+
+
+def test_an_idle_model_leaves_memory_and_comes_back_for_whoever_asks(tokenizer: Any) -> None:
+    async def scene() -> None:
+        loaded, released = [], asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        def load() -> Any:
+            loaded.append(1)
+            model = scripted_model(Script(), tokenizer)
+            return replace(model, release=lambda: loop.call_soon_threadsafe(released.set))
+
+        engine = Engine(load, idle_unload=0.01)
+        await engine.start()
+        for number in (1, 2):
+            await asyncio.wait_for(released.wait(), 5)
+            assert engine.status.phase == "sleeping"
+            assert engine.status.model is not None
+            released.clear()
+            found = await outcomes(engine, TEXTS)
+            assert [text_of(o) for o in found] == TEXTS
+            assert len(loaded) == 1 + number
+        assert engine.status.phase in ("ready", "sleeping")
+        await engine.stop()
+
+    played(scene())
+
+
+def test_a_request_says_how_long_the_model_stays(tokenizer: Any) -> None:
+    released = threading.Event()
+
+    async def scene() -> None:
+        engine = Engine(lambda: replace(scripted_model(Script(), tokenizer), release=released.set))
+        await engine.start()
+        await outcomes(engine, ["a"])
+        engine.stay(0)
+        assert await asyncio.to_thread(released.wait, 5)
+        assert engine.status.phase == "sleeping"
+        engine.stay(math.inf)
+        assert text_of((await outcomes(engine, ["b"]))[0]) == "b"
+        assert engine.status.phase == "ready"
+        await engine.stop()
+
+    played(scene())
+
+
+def test_a_model_that_cannot_come_back_is_asked_for_again(tokenizer: Any) -> None:
+    is_gone = [False]
+    released = threading.Event()
+
+    def load() -> Any:
+        if is_gone[0]:
+            raise Unavailable("The files are gone.")
+        return replace(scripted_model(Script(), tokenizer), release=released.set)
+
+    async def scene() -> None:
+        engine = Engine(load)
+        await engine.start()
+        engine.stay(0)
+        assert await asyncio.to_thread(released.wait, 5)
+        engine.stay(math.inf)
+        is_gone[0] = True
+        with pytest.raises(Unavailable, match="files are gone"):
+            await submit(engine, "a")
+        is_gone[0] = False
+        assert (await whole(await submit(engine, "a"))).text == "a"
+        await engine.stop()
+
+    played(scene())
+
+
+def test_a_model_is_not_taken_from_somebody_who_is_being_answered(tokenizer: Any) -> None:
+    pause = Pause("decode", 2)
+
+    async def scene() -> None:
+        async with running(Script(pause), tokenizer) as engine:
+            answer = await submit(engine, "abc")
+            await pause.reached()
+            engine._fall_asleep()
+            assert engine.status.phase == "ready"
+            pause.go_on()
+            assert (await whole(answer)).text == "abc"
+
+    played(scene())
