@@ -55,6 +55,8 @@ BURST_S = 0.25
 """Seconds of steps between two looks at whether someone else wants the lock."""
 COMPILE_S = 10
 """Seconds that a grammar may take to compile; the first one waits for the vocabulary too."""
+SETTLE_S = 2.0
+"""Seconds that the step under way gets to end when the engine stops."""
 SWITCH_S = 0.0005
 """Seconds for which the event loop may keep the GIL while the GPU thread wants it."""
 MAX_FAULTS = 2
@@ -79,6 +81,7 @@ class Stepper(Protocol):
     def remove(self, leaving: list[Sequence]) -> None: ...
     def check(self) -> None: ...
     def reset(self) -> None: ...
+    def settle(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,10 +302,18 @@ class Engine:
                     await self._all_answered.wait()
             self._stepping.cancel()
             await asyncio.gather(self._stepping, return_exceptions=True)
+            self._stepping = None
+            await self._settle()
         self._fail_all(Unavailable("The server is shutting down.", code="shutting_down"))
         self._gpu.shutdown(wait=False, cancel_futures=True)
         self._tokenizing.shutdown(wait=False, cancel_futures=True)
         self._compiling.shutdown(wait=False, cancel_futures=True)
+
+    async def _settle(self) -> None:
+        """Wait until the device is idle: MLX aborts a process that ends while it works."""
+        if self._phase != "failed" and hasattr(self, "_model"):
+            settling = self._loop.run_in_executor(self._gpu, self._model.runner.settle)
+            await asyncio.wait([settling], timeout=SETTLE_S)
 
     def _refuse_unless_ready(self) -> None:
         match self._phase:

@@ -64,7 +64,7 @@ SHORT = 512
 
 More are computed without their logits, which take a vocabulary of memory for each token, and the
 last one after them."""
-WORTH_SHARING = 256
+WORTH_SHARING = 16
 """Tokens computed anew that make a prompt worth keeping before its answer is complete."""
 
 
@@ -128,11 +128,30 @@ class Runner:
         self._arrivals = None
 
     def _prefill_together(self, sequences: list[Sequence]) -> Arrivals:
-        cache, logits = self._computed([sequence.tokens for sequence in sequences])
+        cache, logits = self._computed_once([sequence.tokens for sequence in sequences])
         sampled = self._batch.first_tokens(sequences, logits)
+        known = set[tuple[int, ...]]()
         for sequence in sequences:
+            tokens = tuple(sequence.tokens)
+            if tokens in known and not sequence.generated:  # all but the logits behind the last
+                sequence.num_cached = len(tokens) - 1
+            known.add(tokens)
             sequence.num_computed = sequence.num_tokens
         return Arrivals(sequences, cache, sampled)
+
+    def _computed_once(self, prompts: list[list[int]]) -> tuple[Cache, mx.array]:
+        """The same as `_computed`, where several may ask with one prompt."""
+        different = dict.fromkeys(tuple(tokens) for tokens in prompts)
+        places = {tokens: place for place, tokens in enumerate(different)}
+        rows = [places[tuple(tokens)] for tokens in prompts]
+        cache, logits = self._computed([list(tokens) for tokens in places])
+        if len(places) == len(prompts):
+            return cache, logits
+        if len(places) == 1:
+            cache = kv.merged(cache)
+        for layer in cache:
+            layer.filter(rows)
+        return cache, logits[mx.array(rows)]
 
     def _computed(self, prompts: list[list[int]]) -> tuple[Cache, mx.array]:
         """The caches of several prompts, and the logits behind them ([B, V])."""
@@ -262,7 +281,7 @@ class Runner:
             self._remember(sequence, copied(sequence.cache))
 
     def _keep_prompt(self, sequence: Sequence) -> None:
-        """Keep a long prompt at once, for those who ask with the same one meanwhile."""
+        """Keep a prompt at once, for those who ask with the same one meanwhile."""
         if self._can_trim and sequence.num_tokens - sequence.num_cached >= WORTH_SHARING:
             self._remember(sequence, copied(sequence.cache))
 
@@ -295,6 +314,10 @@ class Runner:
     def check(self) -> None:
         """Compute a token. Raises what the device has to say when it cannot."""
         mx.eval(self.model(mx.zeros((1, 1), mx.uint32), cache=make_prompt_cache(self.model)))
+
+    def settle(self) -> None:
+        """Wait until the device has done what is under way."""
+        mx.synchronize()
 
     def reset(self) -> None:
         """Forget the batch, after a step that failed."""

@@ -87,12 +87,13 @@ class Scheduler:
 
     def _next_group(self, num_tokens: int, is_short: Callable[[Sequence], bool]) -> list[Sequence]:
         group: list[Sequence] = []
-        longest = 0
+        longest, different = 0, set[tuple[int, ...]]()
         while self.waiting and self._has_room_for(self.waiting[0], group):
             candidate = self.waiting[0]
             longest = max(longest, candidate.num_tokens)
             can_share = not candidate.num_faults and is_short(candidate)
-            if group and not (can_share and longest * (len(group) + 1) <= num_tokens):
+            different.add(tuple(candidate.tokens))
+            if group and not (can_share and longest * len(different) <= num_tokens):
                 break
             group.append(self.waiting.popleft())
             if not can_share:

@@ -24,7 +24,7 @@ from server import create_app
 from tests.scripted import ScriptedEngine
 from tests.serving import serving
 
-NUM_OPERATIONS = 19
+NUM_OPERATIONS = 24
 NUM_REQUESTS = int(os.environ.get("ODD_REQUESTS", "380"))
 CHECKS = [
     not_a_server_error,

@@ -13,6 +13,7 @@ import yaml
 
 import commands
 from commands.presets import PRESETS, Target
+from tests.scripted import CARD
 from tests.serving import run as run_program
 
 TARGET = Target("http://127.0.0.1:8080/v1", "some/model-4bit", 32768, True, "secret key")
@@ -63,7 +64,7 @@ def test_the_running_server_is_asked(scripted_url: str, capsys: pytest.CaptureFi
     assert commands.run(["connect", "codex", "--port", port]) == 0
     said = capsys.readouterr()
     settings = tomllib.loads(said.out)
-    assert settings["model_context_window"] == 1000
+    assert settings["model_context_window"] == CARD.context_window
     assert settings["model_providers"]["mlx-server"]["base_url"] == f"{scripted_url}/v1"
     assert "from the flags" not in said.err
 

@@ -16,6 +16,7 @@ from parts import Reasoning, Text, ToolArguments, ToolCall
 from server import create_app
 from tests.door.asking import Json, create, told
 from tests.oracle import assert_envelope
+from tests.protocol import captures
 from tests.protocol.captures import PATHS, name_of
 from tests.protocol.openai_types import check_event, check_response
 from tests.scripted import ScriptedEngine, says
@@ -35,7 +36,8 @@ def send(url: str, path: Path, **changes: Any) -> httpx.Response:
     captured = json.loads(path.read_text(encoding="utf-8"))
     body = {**captured["body"], **changes}
     if "previous_response_id" in body and name_of(path) not in REFUSED:
-        body["previous_response_id"] = create(url, "Hello!", max_output_tokens=1)["id"]
+        said = [{"role": "user", "content": "Hello!"}, *captures.calls_of(body)]
+        body["previous_response_id"] = create(url, said, max_output_tokens=1)["id"]
     kept = {k: v for k, v in captured["headers"].items() if k != "content-length"}
     return httpx.post(
         url + captured["path"],

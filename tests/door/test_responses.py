@@ -180,7 +180,7 @@ def raw_chunks(url: str, body: Json) -> list[bytes]:
     address = urlsplit(url)
     content = json.dumps(body).encode()
     head = (
-        "POST /v1/responses HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+        "POST /v1/responses HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
         f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
     )
     with socket.create_connection((address.hostname, address.port), timeout=20) as client:

@@ -98,6 +98,9 @@ class Script:
     def check(self) -> None:
         self._called("check", [])
 
+    def settle(self) -> None:
+        pass
+
     def limit_prefixes(self, num_bytes: int) -> None:
         pass
 
