@@ -351,6 +351,7 @@ def test_everything_can_be_done_from_the_keyboard(desk: Desk) -> None:
     keyboard.press("Enter")
     desk.wait_for_end()
     assert desk.place.last_said == [("user", "first line\nsecond line")]
+    expect(desk.titles).to_have_count(1)
     keyboard.press("Control+k")
     expect(desk.page.get_by_label("Search conversations")).to_be_focused()
     keyboard.press("Shift+Tab")
@@ -372,6 +373,20 @@ def test_everything_can_be_done_from_the_keyboard(desk: Desk) -> None:
     expect(desk.page.get_by_role("dialog")).to_be_visible()
     keyboard.press("Escape")
     expect(desk.titles).to_have_count(1)
+
+
+def test_the_keyboard_stays_where_it_is_when_the_list_is_made_anew(desk: Desk) -> None:
+    engine, rest = desk.place.engine, asyncio.Event()
+    say(desk.place.store, "Old")
+    desk.reload()
+    engine.script = says(Text("Slow"), rest, Text(" answer"))
+    desk.write("Write slowly")
+    expect(desk.answers).to_contain_text("Slo")
+    old = desk.page.get_by_role("link", name="Old")
+    old.focus()
+    engine.go_on(rest)
+    expect(desk.titles).to_have_text(["Write slowly", "Old"])
+    expect(old).to_be_focused()
 
 
 WIDE = "A line of code that is very much wider than a phone: " + "x" * 200

@@ -103,8 +103,16 @@ export class Sidebar {
           "There is more than one search reads: older ones were not looked at.",
         ),
       );
-    this.list.replaceChildren(...groups);
+    this.replace(groups);
     this.mark(this.active);
+  }
+
+  /** Put other elements into the list. Whoever is in it with the keyboard stays where they are. */
+  replace(groups) {
+    const focused = this.list.contains(document.activeElement) ? document.activeElement : null;
+    const id = focused?.closest(".row")?.dataset.id;
+    this.list.replaceChildren(...groups);
+    if (id) this.list.querySelector(`[data-id="${id}"] ${focused.localName}`)?.focus();
   }
 
   row(entry) {
