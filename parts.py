@@ -308,6 +308,11 @@ class Engine(Protocol):
     async def submit(self, prompt: Prompt, params: SamplingParams) -> Answer:
         """Queue a prompt. Raises `Refused` before any work is done on it."""
 
+    async def submit_choices(
+        self, prompt: Prompt, choices: Sequence[SamplingParams]
+    ) -> Sequence[Answer]:
+        """Queue a prompt that is to be answered once by each of `choices`, all or none."""
+
     async def count(self, prompt: Prompt) -> int:
         """The number of a prompt's tokens. Raises `Refused`."""
 

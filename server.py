@@ -50,6 +50,7 @@ import logging
 import os
 import signal
 import socket
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import asdict
@@ -94,7 +95,6 @@ from parts import (
     Engine,
     NotFound,
     Progress,
-    Prompt,
     SamplingParams,
     ServerError,
     Unavailable,
@@ -350,8 +350,8 @@ def _add_routes(app: FastAPI, settings: Settings, engine: Engine, store: Store) 
         params = chat.read_sampling(given, defaults)
         if body.keep_alive is not None:
             engine.stay(body.keep_alive)
-        answers = await _submit_all(
-            engine, chat.read_prompt(given), chat.choices_of(params, body.n)
+        answers = await engine.submit_choices(
+            chat.read_prompt(given), chat.choices_of(params, body.n)
         )
         card = engine.status.model
         completion = chat.Completion(
@@ -416,6 +416,8 @@ GOODBYE_S = 5
 """Seconds that clients get to read the ends of their streams."""
 FAREWELL_S = 1.0
 """Seconds in which /health says that the engine has failed, before the process ends."""
+LAST_WORK_S = 1.0
+"""Seconds that a thread gets to end by itself when everything else has."""
 ENGINE_FAILED = 70
 """The exit code then: an internal software error, in the words of sysexits."""
 ARCHIVE_EVERY_S = 30
@@ -425,20 +427,6 @@ ARCHIVE_EVERY_S = 30
 def _echoed(model: str | None, settings: Settings) -> str:
     """The name the client used: one model is loaded, whatever it is called."""
     return (model or settings.model_name)[:256]
-
-
-async def _submit_all(
-    engine: Engine, prompt: Prompt, choices: Sequence[SamplingParams]
-) -> list[Answer]:
-    """Submit every choice, or none."""
-    answers: list[Answer] = []
-    try:
-        for params in choices:
-            answers.append(await engine.submit(prompt, params))
-    except BaseException:
-        _give_up(answers)
-        raise
-    return answers
 
 
 def _give_up(answers: Sequence[Answer]) -> None:
@@ -580,10 +568,21 @@ def main(settings: Settings) -> int:
     server.run(sockets=[listener])
     if failure:
         _say_no_start(failure[0])
-    if has_failed:  # a step that hangs would keep the interpreter from ending
+    code = ENGINE_FAILED if has_failed else 1 if failure else 0
+    if _is_busy():
         logging.shutdown()
-        os._exit(ENGINE_FAILED)
-    return 1 if failure else 0
+        os._exit(code)
+    return code
+
+
+def _is_busy() -> bool:
+    """Whether a thread works on that nobody waits for any more, such as a load or a step that
+    hangs: the interpreter would wait for it."""
+    deadline = time.monotonic() + LAST_WORK_S
+    others = [t for t in threading.enumerate() if not (t.daemon or t is threading.main_thread())]
+    for thread in others:
+        thread.join(max(deadline - time.monotonic(), 0))
+    return any(thread.is_alive() for thread in others)
 
 
 def _say_no_start(error: Unavailable) -> None:

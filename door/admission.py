@@ -63,28 +63,38 @@ class Admission:
 
     async def submit(self, prompt: Prompt, params: SamplingParams) -> Answer:
         """Queue a prompt. Raises `Refused`, and `TimedOut` when even that took too long."""
-        self._refuse_too_many()
+        [answer] = await self.submit_choices(prompt, [params])
+        return answer
+
+    async def submit_choices(
+        self, prompt: Prompt, choices: Sequence[SamplingParams]
+    ) -> Sequence[Answer]:
+        """The same for a prompt with several answers: all are admitted, or none."""
+        self._refuse_too_many(len(choices))
         self._refuse_too_long(prompt)
         if self._timeout is None:
-            return await self._entering(prompt, params)
+            return await self._entering(prompt, choices)
         deadline = asyncio.get_running_loop().time() + self._timeout
         try:
             async with asyncio.timeout_at(deadline):
-                answer = await self._entering(prompt, params)
+                answers = await self._entering(prompt, choices)
         except TimeoutError:
             raise _timed_out(self._timeout) from None
-        return TimedAnswer(answer, deadline, self._timeout)
+        return [TimedAnswer(answer, deadline, self._timeout) for answer in answers]
 
-    async def _entering(self, prompt: Prompt, params: SamplingParams) -> Answer:
-        self._num_entering += 1
+    async def _entering(
+        self, prompt: Prompt, choices: Sequence[SamplingParams]
+    ) -> Sequence[Answer]:
+        self._num_entering += len(choices)
         try:
-            return await self._engine.submit(prompt, params)
+            return await self._engine.submit_choices(prompt, choices)
         finally:
-            self._num_entering -= 1
+            self._num_entering -= len(choices)
 
-    def _refuse_too_many(self) -> None:
+    def _refuse_too_many(self, number: int) -> None:
         status = self._engine.status
-        if status.running + status.waiting + self._num_entering >= self._max_admitted:
+        num_here = status.running + status.waiting + self._num_entering
+        if num_here + number > self._max_admitted:
             raise QueueFull(
                 f"{status.waiting + self._num_entering} requests are waiting already, the most "
                 "this server allows. Try again later, or start it with a larger --max-queue."

@@ -18,12 +18,13 @@ import sys
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Sequence as Sequences
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
 from inference.answer import Answer
-from inference.memory import Budget
+from inference.memory import Budget, is_shortage
 from inference.outbox import News, Outbox, is_last
 from inference.pace import Pace
 from inference.parser import Parser
@@ -55,6 +56,8 @@ BURST_S = 0.25
 """Seconds of steps between two looks at whether someone else wants the lock."""
 COMPILE_S = 10
 """Seconds that a grammar may take to compile; the first one waits for the vocabulary too."""
+COMPILE_QUEUE_S = 30
+"""Seconds that it may wait for those before it."""
 SETTLE_S = 2.0
 """Seconds that the step under way gets to end when the engine stops."""
 SWITCH_S = 0.0005
@@ -71,6 +74,7 @@ class Stepper(Protocol):
     """What the engine asks of the `Runner`."""
 
     can_batch: bool
+    max_together: int
 
     def is_short(self, sequence: Sequence) -> bool: ...
     def prefill(self, sequences: list[Sequence], max_tokens: int) -> bool: ...
@@ -82,6 +86,7 @@ class Stepper(Protocol):
     def check(self) -> None: ...
     def reset(self) -> None: ...
     def settle(self) -> None: ...
+    def close(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +130,8 @@ class Engine:
         self._stall_timeout = stall_timeout
         self._stay_s = idle_unload
         self._falling_asleep: asyncio.TimerHandle | None = None
-        self._num_entering = 0
+        self._entering: dict[object, float] = {}
+        """Since when each request is on its way into the queue, by a token of its own."""
         self._card: ModelCard | None = None
         self._scheduler = Scheduler(max_batch=max_batch, max_queue=max_queue)
         self._pace = Pace()
@@ -160,10 +166,18 @@ class Engine:
             self._scheduler.num_running,
             self._scheduler.num_waiting,
             self._card,
-            time.monotonic() - self._last_step if self._scheduler.has_work else 0.0,
+            self._stalled_s,
             self._memory,
             self._counts,
         )
+
+    @property
+    def _stalled_s(self) -> float:
+        """Seconds since something went on, while somebody waits."""
+        began = list(self._entering.values()) if self._phase == "ready" else []
+        if self._scheduler.has_work:
+            began.append(self._last_step)
+        return time.monotonic() - min(began) if began else 0.0
 
     async def failed(self) -> str:
         """Return when nothing will ever be answered any more, and say why."""
@@ -208,17 +222,32 @@ class Engine:
 
     async def submit(self, prompt: Prompt, params: SamplingParams) -> Answer:
         """Queue a prompt. Raises `Refused` before any work is done on it."""
-        async with self._awake():
-            return await self._submit(prompt, params)
+        [answer] = await self.submit_choices(prompt, [params])
+        return answer
 
-    async def _submit(self, prompt: Prompt, params: SamplingParams) -> Answer:
+    async def submit_choices(
+        self, prompt: Prompt, choices: Sequences[SamplingParams]
+    ) -> list[Answer]:
+        """Queue a prompt that is to be answered several times, and computed once."""
+        async with self._awake():
+            tokens = await self._tokens(prompt)
+            checked = [self._checked(params, num_prompt=len(tokens)) for params in choices]
+            sequences = [await self._sequence(tokens, prompt, params) for params in checked]
+            self._refuse_unless_ready()
+            return self._queue(sequences)
+
+    async def _tokens(self, prompt: Prompt) -> list[int]:
         self._refuse_unless_ready()
         tokens = await self._loop.run_in_executor(self._tokenizing, self._model.render, prompt)
         self._refuse_unless_ready()
-        params = self._checked(params, num_prompt=len(tokens))
+        return tokens
+
+    async def _sequence(
+        self, tokens: list[int], prompt: Prompt, params: SamplingParams
+    ) -> Sequence:
         guide = await self._guide(tokens, prompt, params)
         self._refuse_unless_ready()
-        sequence = Sequence(
+        return Sequence(
             tokens,
             params,
             self._model.make_parser(tokens, prompt),
@@ -226,14 +255,23 @@ class Engine:
             max_tool_calls=prompt.max_tool_calls,
             guide=guide,
         )
+
+    def _queue(self, sequences: list[Sequence]) -> list[Answer]:
+        """Let sequences wait, all or none; at once, so that equal prompts meet."""
         if not self._scheduler.has_work:
             self._last_step = time.monotonic()
-        self._scheduler.add(sequence)
-        answer = Answer(lambda: self._cancel(sequence), lambda: self._scheduler.progress(sequence))
-        self._answers[sequence.number] = answer
+        self._scheduler.add(sequences)
+        answers = [
+            Answer(
+                functools.partial(self._cancel, sequence),
+                functools.partial(self._scheduler.progress, sequence),
+            )
+            for sequence in sequences
+        ]
+        self._answers |= {s.number: a for s, a in zip(sequences, answers, strict=True)}
         self._all_answered.clear()
         self._has_work.set()
-        return answer
+        return answers
 
     async def _guide(
         self, tokens: list[int], prompt: Prompt, params: SamplingParams
@@ -243,8 +281,18 @@ class Engine:
         )
         if is_free and params.max_reasoning_tokens is None:
             return None
-        make = functools.partial(self._model.make_guide, tokens, prompt, params)
-        making = self._loop.run_in_executor(self._compiling, make)
+        make, has_begun = self._model.make_guide, asyncio.Event()
+
+        def compiled() -> Guide | None:
+            self._loop.call_soon_threadsafe(has_begun.set)
+            return make(tokens, prompt, params)
+
+        making = self._loop.run_in_executor(self._compiling, compiled)
+        try:
+            await asyncio.wait_for(has_begun.wait(), COMPILE_QUEUE_S)
+        except TimeoutError:
+            making.cancel()
+            raise Unavailable("Too many grammars are being compiled; try again later.") from None
         try:
             return await asyncio.wait_for(making, COMPILE_S)
         except TimeoutError:
@@ -257,23 +305,22 @@ class Engine:
     async def count(self, prompt: Prompt) -> int:
         """The number of a prompt's tokens. Raises `Refused`."""
         async with self._awake():
-            self._refuse_unless_ready()
-            return len(
-                await self._loop.run_in_executor(self._tokenizing, self._model.render, prompt)
-            )
+            return len(await self._tokens(prompt))
 
     # Sleeping
 
     @contextlib.asynccontextmanager
     async def _awake(self) -> AsyncIterator[None]:
         """The model is in memory here, and stays; it is loaded when it had gone."""
-        self._num_entering += 1
+        me = object()
+        self._entering[me] = time.monotonic()
         try:
             if self._phase == "sleeping":
                 await self._take_model()
+                self._entering[me] = time.monotonic()
             yield
         finally:
-            self._num_entering -= 1
+            del self._entering[me]
             self._sleep_later()
 
     def _sleep_later(self) -> None:
@@ -284,12 +331,13 @@ class Engine:
             self._falling_asleep = self._loop.call_later(self._stay_s, self._fall_asleep)
 
     def _fall_asleep(self) -> None:
-        is_idle = not (self._num_entering or self._answers or self._scheduler.has_work)
+        is_idle = not (self._entering or self._answers or self._scheduler.has_work)
         if self._phase == "ready" and is_idle and not self.lock.locked():
             log.info("nobody asks: the model leaves memory until somebody does")
             self._phase, self._reason = "sleeping", ""
-            release = self._model.release
-            del self._model
+            close, release = self._model.runner.close, self._model.release
+            self._loop.run_in_executor(self._gpu, close)
+            del self._model, close
             self._loop.run_in_executor(self._gpu, release)
 
     async def stop(self, drain: float = 0.0) -> None:
@@ -312,8 +360,10 @@ class Engine:
     async def _settle(self) -> None:
         """Wait until the device is idle: MLX aborts a process that ends while it works."""
         if self._phase != "failed" and hasattr(self, "_model"):
-            settling = self._loop.run_in_executor(self._gpu, self._model.runner.settle)
+            runner = self._model.runner
+            settling = self._loop.run_in_executor(self._gpu, runner.settle)
             await asyncio.wait([settling], timeout=SETTLE_S)
+            await asyncio.to_thread(runner.close)
 
     def _refuse_unless_ready(self) -> None:
         match self._phase:
@@ -403,9 +453,9 @@ class Engine:
         try:
             self.step()
             self._count(steps=1)
-        except Exception:  # the one place where any error is survived
+        except Exception as error:  # the one place where any error is survived
             log.exception("a step failed; its sequences start again from their tokens")
-            self._recover()
+            self._recover(error)
 
     def step(self) -> None:
         """Let the cancelled go, compute a chunk of one prompt, decode a token for all that run."""
@@ -433,33 +483,42 @@ class Engine:
 
     def _prefill(self, max_tokens: int) -> int:
         """Compute more of the prompts that wait; give the number of tokens."""
-        group = self._scheduler.next_prefill(max_tokens, self._model.runner.is_short)
+        runner = self._model.runner
+        group = self._scheduler.next_prefill(min(max_tokens, runner.max_together), runner.is_short)
         if not group:
             return 0
-        num_computed = sum(sequence.num_computed for sequence in group)
+        counted = group[:1] if group == self._scheduler.prefilling else group
+        num_computed = sum(sequence.num_computed for sequence in counted)
         try:
-            is_computed = self._model.runner.prefill(group, max_tokens)
+            is_computed = runner.prefill(group, max_tokens)
         except Exception as error:  # whoever runs is not touched
             self._fail_prompts(group, error)
             return 0
         if is_computed:
             self._scheduler.run(group)
-            self._model.runner.join()
-        return sum(sequence.num_computed for sequence in group) - num_computed
+            runner.join()
+        return sum(sequence.num_computed for sequence in counted) - num_computed
 
     def _fail_prompts(self, group: list[Sequence], error: Exception) -> None:
-        """One prompt fails alone; of several, each has another try by itself."""
-        if len(group) == 1:
+        """One prompt fails alone; of several, each has another try by itself.
+
+        So has one for which there was no memory, when what was kept for later made room.
+        """
+        runner = self._model.runner
+        can_make_room = is_shortage(error) and runner.memory().prefix_cache > 0
+        if can_make_room:
+            runner.limit_prefixes(0)
+        if len(group) == 1 and not can_make_room:
             self._fail(group[0], error)
             self._num_failed_prompts += 1
             if self._num_failed_prompts >= MAX_FAILED_PROMPTS:
-                self._model.runner.check()
+                runner.check()
             return
-        log.warning("prompts failed together; each is tried alone", exc_info=error)
+        log.warning("prompts failed; each is tried alone", exc_info=error)
         for sequence in group:
             sequence.num_faults += 1
         self._scheduler.wait(group)
-        self._model.runner.remove(group)
+        runner.remove(group)
 
     def _decode(self) -> None:
         finished = []
@@ -489,12 +548,14 @@ class Engine:
         self._outbox.put(sequence, EngineFailed("The model failed on this request."))
         self._let_go([sequence])
 
-    def _recover(self) -> None:
+    def _recover(self, error: Exception) -> None:
         """Rebuild the batch from the tokens that are known. The others' answers stay exact."""
         self._num_failed_steps += 1
         self._count(failed_steps=1)
         try:
             self._model.runner.reset()
+            if is_shortage(error):
+                self._model.runner.limit_prefixes(0)
             for sequence in self._scheduler.restart():
                 sequence.num_faults += 1
                 if sequence.num_faults > MAX_FAULTS:

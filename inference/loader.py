@@ -23,7 +23,7 @@ from inference.engine import LoadedModel
 from inference.parser import Markers, Parser
 from inference.repository import read_config, weight_bytes, weight_files
 from inference.template import ChatTemplate
-from parts import InvalidRequest, ModelCard, Prompt, SamplingParams, Unavailable
+from parts import InvalidRequest, Message, ModelCard, Prompt, SamplingParams, Unavailable
 
 if TYPE_CHECKING:
     from inference.prefix_folder import PrefixFolder
@@ -97,6 +97,7 @@ def load(options: LoadOptions) -> LoadedModel:
         markers, tool_parser = markers.with_fallback_tools(tokenizer), json_tools.parse_tool_call
 
     num_embeddings = _num_embeddings(model) or width
+    _try_template(template, options)
 
     def render(prompt: Prompt) -> list[int]:
         tokens = template.render(prompt)
@@ -137,12 +138,19 @@ def load(options: LoadOptions) -> LoadedModel:
         can_pad=can_pad,
         prefix_cache=PrefixCache(options.prefix_cache_bytes, _prefix_folder(options, model)),
         shapes=Shapes(is_planned=mx.cuda.is_available()),
+        max_logits_bytes=limit // 40,
     )
     runner.warm_up()
+    window = options.context_window or _context_window(options.folder, tokenizer)
+    budget = memory.Budget(limit, mx.get_active_memory() + limit // 20, layers)
+    if options.is_forced and budget.max_tokens(window) < window:
+        log.warning("the model may not fit into memory: nothing is refused for want of it")
+        budget = memory.Budget()
+    memory.check_room(budget, window)
     return LoadedModel(
         card=ModelCard(
             name=options.name,
-            context_window=options.context_window or _context_window(options.folder, tokenizer),
+            context_window=window,
             thinking=template.can_think,
             tools=template.can_call_tools,
             fingerprint=_fingerprint(options, version("mlx"), version("mlx-lm")),
@@ -151,7 +159,7 @@ def load(options: LoadOptions) -> LoadedModel:
         ),
         runner=runner,
         release=_release,
-        budget=memory.Budget(limit, mx.get_active_memory() + limit // 20, layers),
+        budget=budget,
         render=render,
         make_parser=make_parser,
         make_guide=make_guide,
@@ -239,6 +247,16 @@ def _warm_up(mx: Any, model: Any) -> tuple[int, tuple[memory.Growth, ...]]:
     return int(logits.shape[-1]), growth
 
 
+def _try_template(template: ChatTemplate, options: LoadOptions) -> None:
+    """Refuse a template that fails on everything. Raises `Unavailable`."""
+    try:
+        template.render(Prompt((Message("user", "Hello"),)))
+    except InvalidRequest as error:
+        raise Unavailable(
+            f"The chat template in {options.folder} cannot be used: {error.message}"
+        ) from error
+
+
 def _num_embeddings(model: Any) -> int:
     """How many tokens the model can read: the tokenizer's files may name more."""
     import mlx.nn as nn
@@ -310,7 +328,7 @@ def _reason(error: Exception, options: LoadOptions) -> str:
         return f"mlx-lm does not know the model type that {folder / 'config.json'} names."
     if options.adapter_path and "adapter" in text.lower():
         return f"The adapter in {options.adapter_path} cannot be loaded onto this model."
-    if isinstance(error, MemoryError) or "malloc" in text or "out of memory" in text.lower():
+    if memory.is_shortage(error):
         return f"There is not enough memory for the model in {folder}; try a smaller one."
     if "parameters" in text or "shape" in text.lower():
         return f"The weights in {folder} do not fit its config.json; download the model again."

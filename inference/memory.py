@@ -105,16 +105,36 @@ def available(device: Mapping[str, Any]) -> int:
     """Bytes that a model may take now."""
     if free := device.get("free_memory"):
         return int(free)
-    used = psutil.virtual_memory().total - psutil.virtual_memory().available
-    return max(recommended(device) - used, 0)
+    here = min(psutil.virtual_memory().available, _allowed() - _used_of_allowed())
+    return max(min(recommended(device), here), 0)
+
+
+CONTAINER = Path("/sys/fs/cgroup")
+"""Where Linux says what a container may use, in version 2 of its control groups."""
 
 
 def _allowed() -> int:
     """What a container lets its processes have."""
+    return _number_in("memory.max", "", 2**63)
+
+
+def _used_of_allowed() -> int:
+    """What they have of it, but for files that are only kept because there is room."""
+    return _number_in("memory.current", "", 0) - _number_in("memory.stat", "inactive_file ", 0)
+
+
+def _number_in(name: str, label: str, otherwise: int) -> int:
     try:
-        return int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii"))
-    except (OSError, ValueError):
-        return 2**63
+        lines = (CONTAINER / name).read_text(encoding="ascii").splitlines()
+        return next(int(line.removeprefix(label)) for line in lines if line.startswith(label))
+    except (OSError, ValueError, StopIteration):
+        return otherwise
+
+
+def is_shortage(error: BaseException) -> bool:
+    """Whether it says that memory could not be had, as Python and MLX's devices put it."""
+    said = str(error).lower()
+    return isinstance(error, MemoryError) or "malloc" in said or "out of memory" in said
 
 
 def check_weights(num_bytes: int, device: Mapping[str, Any]) -> None:
@@ -126,6 +146,22 @@ def check_weights(num_bytes: int, device: Mapping[str, Any]) -> None:
         f"The model needs {_gigabytes(num_bytes)} for its weights, but {_gigabytes(free)} are free "
         f"here; one of up to {_gigabytes(int(free * SHARE))} would fit. Close other programs, take "
         "a smaller or a more quantized model, or try all the same with --force."
+    )
+
+
+def check_room(budget: Budget, context_window: int) -> None:
+    """Refuse a model beside which no conversation fits. Raises `Unavailable` with what would help.
+
+    Within `Budget.limit`, which may be less than what is free.
+    """
+    least = min(LEAST_CACHE_TOKENS, context_window)
+    if budget.max_tokens(least) >= least:
+        return
+    needed = budget.fixed + budget.cost(least)
+    raise Unavailable(
+        f"With a conversation of {least:,} tokens the model needs {_gigabytes(needed)}, but the "
+        f"server may use {_gigabytes(budget.limit)}. Start it with a larger --memory-limit, take a "
+        "smaller or a more quantized model, or try all the same with --force."
     )
 
 

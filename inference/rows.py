@@ -123,6 +123,14 @@ def merged(cache: Cache) -> Cache:
     return [_merged(layer) for layer in cache]
 
 
+def repeated(cache: Cache, number: int) -> Cache:
+    """The caches of one row, so many times, as a batch."""
+    rows = merged(cache)
+    for layer in rows:
+        layer.filter([0] * number)
+    return rows
+
+
 def can_merge(cache: Cache) -> bool:
     """Whether caches of this kind can be put into a batch."""
     return all(hasattr(layer, "merge") or type(layer) is QuantizedKVCache for layer in cache)

@@ -82,8 +82,13 @@ class Runner:
         can_batch: bool = True,
         can_pad: bool = True,
         shapes: Shapes = Shapes(),
+        max_logits_bytes: int = 2**30,
     ) -> None:
-        """`num_opening` tokens end every prompt and open the answer, in the model's template."""
+        """`num_opening` tokens end every prompt and open the answer, in the model's template.
+
+        `max_logits_bytes` is what the logits of prompts computed together may take: a vocabulary of
+        numbers for each token, padding among them.
+        """
         self.model = model
         self.tokenizer = tokenizer
         self.vocab_size = vocab_size
@@ -95,6 +100,8 @@ class Runner:
         self.can_pad = can_pad and self.can_batch and kv.can_pad(cache)
         """Whether prompts of different lengths can be computed in one go."""
         self._can_trim = can_trim_prompt_cache(cache)
+        self.max_together = max(SHORT, max_logits_bytes // (4 * vocab_size))
+        """Tokens of prompts computed together."""
         self._num_opening = num_opening
         self._shapes = shapes
         self._batch = Batch(model, vocab_size)
@@ -109,14 +116,17 @@ class Runner:
         return self.prefix_cache.peek(sequence.tokens) < sequence.num_tokens // 2
 
     def prefill(self, sequences: list[Sequence], max_tokens: int) -> bool:
-        """Compute up to `max_tokens` more tokens of one sequence, or several short ones whole.
+        """Compute up to `max_tokens` more tokens of one prompt, or several short ones whole.
+
+        Sequences whose prompt is not short must all have the same.
 
         Returns whether all is computed, and the first token under way: then they can `join`.
         """
-        if len(sequences) > 1 or (self._shapes.is_planned and self.is_short(sequences[0])):
+        is_worth_it = len(sequences) > 1 or self._shapes.is_planned
+        if is_worth_it and self.is_short(sequences[0]):
             self._arrivals = self._prefill_together(sequences)
         else:
-            self._arrivals = self._prefill_chunk(sequences[0], max_tokens)
+            self._arrivals = self._prefill_chunk(sequences, max_tokens)
         return self._arrivals is not None
 
     def join(self) -> None:
@@ -148,7 +158,7 @@ class Runner:
         if len(places) == len(prompts):
             return cache, logits
         if len(places) == 1:
-            cache = kv.merged(cache)
+            return kv.repeated(cache, len(rows)), mx.repeat(logits, len(rows), axis=0)
         for layer in cache:
             layer.filter(rows)
         return cache, logits[mx.array(rows)]
@@ -199,7 +209,9 @@ class Runner:
                     if num_rows * num_tokens <= max_tokens:
                         mx.eval(self._computed([[0] * num_tokens] * num_rows)[1])
 
-    def _prefill_chunk(self, sequence: Sequence, max_tokens: int) -> Arrivals | None:
+    def _prefill_chunk(self, sequences: list[Sequence], max_tokens: int) -> Arrivals | None:
+        """Compute a chunk of the first one's prompt, which the others share."""
+        sequence, *others = sequences
         if sequence.cache is None:
             self._begin(sequence)
         end = self._end_of_chunk(sequence, max_tokens)
@@ -210,14 +222,21 @@ class Runner:
             chunk = mx.array([sequence.tokens[sequence.num_computed : end]])
             logits = self.model(chunk, cache=sequence.cache)[:, -1, :]
         sequence.num_computed = end
+        for other in others:  # any may go on alone if those before it leave
+            other.cache, other.num_computed = sequence.cache, end
+            if not other.generated:  # all but the logits behind the last
+                other.num_cached = sequence.num_tokens - 1
         if not is_end:
             self._wait_for_the_one_before(kv.states(sequence.cache))
             self._keep_checkpoint(sequence)
             return None
         self._keep_prompt(sequence)
-        sampled = self._batch.first_tokens([sequence], logits)
         self._under_way = []
-        return Arrivals([sequence], sequence.cache, sampled)
+        cache = sequence.cache
+        if others:
+            cache = kv.repeated(cache, len(sequences))
+            logits = mx.repeat(logits, len(sequences), axis=0)
+        return Arrivals(sequences, cache, self._batch.first_tokens(sequences, logits))
 
     def _begin(self, sequence: Sequence) -> None:
         cache, num_cached = self.prefix_cache.match(sequence.tokens)
@@ -230,8 +249,8 @@ class Runner:
     def _wait_for_the_one_before(self, state: list[Any]) -> None:
         """Let the device work on one chunk while the next is prepared, and no further ahead."""
         mx.async_eval(state)
-        mx.eval(self._under_way)
-        self._under_way = state
+        before, self._under_way = self._under_way, state
+        mx.eval(before)
 
     @property
     def num_bytes(self) -> int:
@@ -305,6 +324,8 @@ class Runner:
     def remove(self, leaving: Iterable[Sequence]) -> None:
         """Let sequences leave the batch; those that finished leave their prefix behind."""
         leaving = list(leaving)
+        if any(sequence not in self._batch.rows for sequence in leaving):
+            self._under_way = []  # it would keep the caches of a prompt that nobody wants any more
         for sequence in leaving:
             if sequence.is_finished and sequence in self._batch.rows:
                 self._remember(sequence, self._batch.extract(sequence))
@@ -318,6 +339,10 @@ class Runner:
     def settle(self) -> None:
         """Wait until the device has done what is under way."""
         mx.synchronize()
+
+    def close(self) -> None:
+        """Write to the disk what is to be found there the next time. On any thread."""
+        self.prefix_cache.close()
 
     def reset(self) -> None:
         """Forget the batch, after a step that failed."""
@@ -338,7 +363,7 @@ class Runner:
         top_logprobs: Any = sampled.top_logprobs.tolist()
         for i, sequence in enumerate(rows):
             k = sequence.params.top_logprobs
-            if k is not None:
+            if k is not None and tokens[i] >= 0:
                 top = zip(top_tokens[i][:k], top_logprobs[i][:k], strict=True)
                 entries = tuple(self._logprob(token, value) for token, value in top)
                 found[i] = self._logprob(tokens[i], chosen[i], entries)

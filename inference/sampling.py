@@ -54,26 +54,26 @@ class Sampled:
 class Sampler:
     """The rules of all rows as arrays, kept up to date on the device from step to step.
 
-    What no row asks for is not computed.
+    A row pays for what it asks for: a greedy one for an argmax, though others beside it draw.
     """
 
     def __init__(self, rows: Sequence[Row], vocab_size: int) -> None:
         params = [row.params for row in rows]
         self._vocab_size = vocab_size
-        self._is_greedy = [p.temperature < COLDEST for p in params]
+        self._drawing = [i for i, p in enumerate(params) if p.temperature >= COLDEST]
         self._is_penalised = any(_is_penalised(p) for p in params)
-        self._wants_logprobs = any(p.top_logprobs is not None for p in params)
+        self._telling = [i for i, p in enumerate(params) if p.top_logprobs is not None]
         self._bias = _bias(params, vocab_size)
         self._counts: mx.array
         self._positions: np.ndarray
-        if not all(self._is_greedy):
-            self._init_random(rows)
+        if self._drawing:
+            self._init_random([rows[i] for i in self._drawing])
         if self._is_penalised:
             self._init_penalties(rows)
 
     def advance(self, tokens: mx.array) -> None:
         """Take note of the tokens ([B]) that the rows have got since."""
-        if not all(self._is_greedy):
+        if self._drawing:
             self._positions = self._positions + np.uint64(1)
         if self._is_penalised:
             self._counts = self._counts.at[self._rows, tokens].add(1.0)
@@ -91,39 +91,45 @@ class Sampler:
             adjusted = self._penalised(adjusted)
         if mask is not None:
             adjusted = mx.where(_bits(mask, self._vocab_size), adjusted, -mx.inf)
-        tokens = mx.argmax(adjusted, axis=-1)
-        if not all(self._is_greedy):
-            tokens = mx.where(self._greedy, tokens, self._drawn(adjusted))
+        tokens = self._chosen(adjusted)
         is_nan = mx.isnan(mx.take_along_axis(logits, tokens[:, None], axis=-1)[:, 0])
-        if not self._wants_logprobs:
+        if not self._telling:
             return Sampled(tokens, is_nan)
-        return _with_logprobs(tokens, is_nan, logits)
+        if len(self._telling) == logits.shape[0]:
+            return Sampled(tokens, is_nan, *_logprobs(tokens, logits))
+        telling = mx.array(self._telling)
+        told = _logprobs(tokens[telling], logits[telling])
+        return Sampled(tokens, is_nan, *(_spread(x, telling, logits.shape[0]) for x in told))
+
+    def _chosen(self, logits: mx.array) -> mx.array:
+        if len(self._drawing) == logits.shape[0]:
+            return self._drawn(logits)
+        tokens = mx.argmax(logits, axis=-1)
+        if self._drawing:
+            drawing = mx.array(self._drawing)
+            tokens[drawing] = self._drawn(logits[drawing])
+        return tokens
 
     # Drawing
 
     def _init_random(self, rows: Sequence[Row]) -> None:
         params = [row.params for row in rows]
-        self._greedy = mx.array(self._is_greedy)
-        self._inverse_temperature = mx.array([1 / max(p.temperature, COLDEST) for p in params])[
-            :, None
-        ]
+        self._inverse_temperature = mx.array([1 / p.temperature for p in params])[:, None]
         self._top_p = mx.array([p.top_p for p in params])[:, None]
         self._min_p = mx.array([p.min_p or 0.0 for p in params])[:, None]
         v = self._vocab_size
         self._top_k = mx.array([min(p.top_k or v, v) for p in params])[:, None]
-        # A greedy row's filters are not used.
-        drawn = [p for p in params if p.temperature >= COLDEST]
-        self._has_top_p = any(p.top_p < 1 for p in drawn)
-        self._has_top_k = any(p.top_k for p in drawn)
-        self._has_min_p = any(p.min_p for p in drawn)
+        self._has_top_p = any(p.top_p < 1 for p in params)
+        self._has_top_k = any(p.top_k for p in params)
+        self._has_min_p = any(p.min_p for p in params)
         self._seeds = _mixed(np.array([row.seed for row in rows], np.uint64))
         self._positions = np.array([len(row.generated) for row in rows], np.uint64)
 
     def _drawn(self, logits: mx.array) -> mx.array:
         """Draw from what the filters leave, by the inverse of the cumulative distribution.
 
-        With the likeliest first, each filter keeps a beginning of the row, and one number between
-        0 and 1 says which of the tokens kept it is.
+        `logits` are those of the rows that draw. With the likeliest first, each filter keeps a
+        beginning of the row, and one number between 0 and 1 says which of the tokens kept it is.
         """
         logits = logits * self._inverse_temperature
         order = mx.argsort(-logits, axis=-1)
@@ -216,17 +222,25 @@ def _mixed(numbers: np.ndarray) -> np.ndarray:
     return z ^ (z >> np.uint64(31))
 
 
-def _with_logprobs(tokens: mx.array, is_nan: mx.array, logits: mx.array) -> Sampled:
-    """Add the log-probabilities that the model itself gave, before bias, penalties and filters."""
+def _logprobs(tokens: mx.array, logits: mx.array) -> tuple[mx.array, mx.array, mx.array]:
+    """The log-probabilities that the model itself gave, before bias, penalties and filters.
+
+    Those of `tokens` ([B]), the likeliest tokens ([B, k]), and theirs.
+    """
     logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
     k = min(MAX_TOP_LOGPROBS, logits.shape[-1])
     top = mx.argpartition(-logprobs, k - 1, axis=-1)[:, :k]
     values = mx.take_along_axis(logprobs, top, axis=-1)
     order = mx.argsort(-values, axis=-1)
-    return Sampled(
-        tokens,
-        is_nan,
+    return (
         mx.take_along_axis(logprobs, tokens[:, None], axis=-1)[:, 0],
         mx.take_along_axis(top, order, axis=-1),
         mx.take_along_axis(values, order, axis=-1),
     )
+
+
+def _spread(array: mx.array, rows: mx.array, num_rows: int) -> mx.array:
+    """Put what some rows have into their places among all; the others have zeros."""
+    spread = mx.zeros((num_rows, *array.shape[1:]), array.dtype)
+    spread[rows] = array
+    return spread

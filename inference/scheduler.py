@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Sequence as Sequences
 
 from inference.memory import Budget
 from inference.sequence import Sequence
@@ -24,20 +25,20 @@ class Scheduler:
         self.max_batch = max_batch
         self.max_queue = max_queue
         self.waiting: deque[Sequence] = deque()
-        self.prefilling: Sequence | None = None
+        self.prefilling: list[Sequence] = []
+        """Those whose prompt is being computed chunk by chunk; several if they have the same."""
         self.running: list[Sequence] = []
         self.budget = Budget()
         self._was_group = False
 
     def __iter__(self) -> Iterator[Sequence]:
-        if self.prefilling is not None:
-            yield self.prefilling
+        yield from list(self.prefilling)
         yield from list(self.running)
         yield from list(self.waiting)
 
     @property
     def num_running(self) -> int:
-        return len(self.running) + (self.prefilling is not None)
+        return len(self.running) + len(self.prefilling)
 
     @property
     def num_waiting(self) -> int:
@@ -55,48 +56,55 @@ class Scheduler:
         num_computed = min(sequence.num_computed, num_prompt)
         return Progress(0, num_computed, num_prompt, sequence.num_cached)
 
-    def add(self, sequence: Sequence) -> None:
-        """Queue a sequence. Raises `QueueFull` when too many wait already."""
-        if self.num_waiting >= self.max_queue:
+    def add(self, sequences: Sequences[Sequence]) -> None:
+        """Queue sequences, all or none. Raises `QueueFull` when too many wait already.
+
+        Who waits for a place that is free is on the way to it, and does not count.
+        """
+        num_places = self.max_batch + self.max_queue - self.num_running - self.num_waiting
+        if len(sequences) > num_places:
             raise QueueFull(
                 f"{self.num_waiting} requests are waiting already, the most this server allows. "
                 "Try again later, or start it with a larger --max-queue."
             )
-        self.waiting.append(sequence)
+        self.waiting.extend(sequences)
 
     def next_prefill(
         self, num_tokens: int, is_short: Callable[[Sequence], bool] = lambda sequence: False
     ) -> list[Sequence]:
         """The sequences whose prompts to compute next, if there are any with room for them.
 
-        One, to go on with or to begin; or several that are short, `num_tokens` with their padding
-        at most. They are also computed between the chunks of a long one, so that nobody waits for
-        a stranger's book.
+        One, to go on with or to begin; or several that have the same prompt; or several that are
+        short, `num_tokens` with their padding at most. Those are also computed between the chunks
+        of a long one, so that nobody waits for a stranger's book.
         """
-        if self.prefilling is None:
+        if not self.prefilling:
             group = self._next_group(num_tokens, is_short)
-            if len(group) != 1:
+            if not group or (len(group) > 1 and is_short(group[0])):
                 return group
-            self.prefilling = group[0]
+            self.prefilling = group
         elif not self._was_group and self.waiting and is_short(self.waiting[0]):
             self._was_group = True
             if group := self._next_group(num_tokens, is_short):
                 return group
         self._was_group = False
-        return [self.prefilling]
+        return list(self.prefilling)
 
     def _next_group(self, num_tokens: int, is_short: Callable[[Sequence], bool]) -> list[Sequence]:
         group: list[Sequence] = []
-        longest, different = 0, set[tuple[int, ...]]()
+        longest, different, are_short = 0, set[tuple[int, ...]](), True
         while self.waiting and self._has_room_for(self.waiting[0], group):
             candidate = self.waiting[0]
+            if group and candidate.num_faults:
+                break
             longest = max(longest, candidate.num_tokens)
-            can_share = not candidate.num_faults and is_short(candidate)
             different.add(tuple(candidate.tokens))
-            if group and not (can_share and longest * len(different) <= num_tokens):
+            are_short = are_short and is_short(candidate)
+            fits = are_short and longest * len(different) <= num_tokens
+            if len(different) > 1 and not fits:
                 break
             group.append(self.waiting.popleft())
-            if not can_share:
+            if candidate.num_faults:
                 break
         return group
 
@@ -105,9 +113,7 @@ class Scheduler:
 
         Whoever was in more than one failed step runs alone, to fail alone if it fails again.
         """
-        here = [*self.running, *group]
-        if self.prefilling is not None:
-            here.append(self.prefilling)
+        here = [*self.running, *self.prefilling, *group]
         if not here:
             return True
         if any(s.num_faults > 1 for s in (sequence, *here)):
@@ -118,7 +124,7 @@ class Scheduler:
 
     def next_to_preempt(self) -> Sequence | None:
         """The youngest of those who run, when all together have outgrown the memory."""
-        here = [*self.running, self.prefilling] if self.prefilling else self.running
+        here = [*self.running, *self.prefilling]
         if len(here) < 2 or self.budget.fits(s.num_tokens + 1 for s in here):
             return None
         return max(here, key=lambda s: s.number)
@@ -126,20 +132,19 @@ class Scheduler:
     @property
     def num_bytes(self) -> int:
         """What those who run may take with their next tokens."""
-        here = [*self.running, self.prefilling] if self.prefilling else self.running
+        here = [*self.running, *self.prefilling]
         longest = max((s.num_tokens + 1 for s in here), default=0)
         return self.budget.cost(longest, len(here))
 
     def run(self, sequences: list[Sequence]) -> None:
         """Let sequences run, now that their prompts have been computed."""
-        if self.prefilling in sequences:
-            self.prefilling = None
+        self.prefilling = [s for s in self.prefilling if s not in sequences]
         self.running += sequences
 
     def remove(self, sequence: Sequence) -> None:
         """Let a sequence go, wherever it is."""
-        if sequence is self.prefilling:
-            self.prefilling = None
+        if sequence in self.prefilling:
+            self.prefilling.remove(sequence)
         elif sequence in self.running:
             self.running.remove(sequence)
         elif sequence in self.waiting:
@@ -155,8 +160,6 @@ class Scheduler:
 
     def restart(self) -> list[Sequence]:
         """Put all that run, or began to, back to the head of the queue; say which they are."""
-        again = sorted(self.running, key=lambda s: s.number)
-        if self.prefilling is not None:
-            again.append(self.prefilling)
+        again = sorted([*self.running, *self.prefilling], key=lambda s: s.number)
         self.wait(again)
         return again

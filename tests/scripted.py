@@ -129,6 +129,11 @@ class ScriptedEngine:
         self.answers.append(answer)
         return answer
 
+    async def submit_choices(
+        self, prompt: Prompt, choices: Sequence[SamplingParams]
+    ) -> list[ScriptedAnswer]:
+        return [await self.submit(prompt, params) for params in choices]
+
     async def count(self, prompt: Prompt) -> int:
         return sum(len(message.content.split()) for message in prompt.messages)
 

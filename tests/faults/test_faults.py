@@ -156,7 +156,7 @@ def failing_always(name: str) -> Callable[[Call], None]:
 
 def test_a_device_that_is_gone_is_said_by_health_and_nobody_waits(tokenizer: Any) -> None:
     with served(Script(failing_always("decode")), tokenizer) as client:
-        assert ask_all(client) == [500] * len(TEXTS)
+        assert set(ask_all(client)) <= {500, 503}  # whoever comes late comes when all is over
         while client.get("/health").status_code == 200:
             assert ask(client, "again") in (500, 503)
         assert client.get("/health").json()["reason"] == "steps keep failing"

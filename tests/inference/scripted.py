@@ -45,6 +45,7 @@ class Script:
     ) -> None:
         self.can_batch = can_batch
         self.can_group = can_group
+        self.max_together = 10**6
         self.calls: list[Call] = []
         self.rows: list[Sequence] = []
         self._on_call = on_call
@@ -100,6 +101,9 @@ class Script:
 
     def settle(self) -> None:
         pass
+
+    def close(self) -> None:
+        self._called("close", [])
 
     def limit_prefixes(self, num_bytes: int) -> None:
         pass

@@ -585,8 +585,8 @@ def test_a_device_that_can_compute_nothing_fails_the_engine(tokenizer: Any) -> N
     async def scene() -> None:
         async with running(Script(on_call), tokenizer) as engine:
             while engine.status.phase == "ready":
-                for outcome in await outcomes(engine, TEXTS):
-                    assert isinstance(outcome, EngineFailed)
+                for outcome in await outcomes(engine, TEXTS):  # some may come when all is over
+                    assert isinstance(outcome, EngineFailed | Unavailable)
             assert await engine.failed() == "steps keep failing"
 
     played(scene())

@@ -13,6 +13,7 @@ import pytest
 
 from inference.detokenizer import token_bytes
 from inference.engine import Engine
+from inference.loader import LoadOptions, load
 from parts import Constraint, Message, Prompt, SamplingParams, Tool, Usage
 from tests import demo
 from tests.inference.scripted import whole
@@ -79,16 +80,23 @@ def test_mixed_requests_together_are_answered_as_each_alone(
     asyncio.run(asyncio.wait_for(scene(), 120))
 
 
-@pytest.mark.parametrize("n", [4, 16])
-def test_the_choices_of_a_request_share_one_prefill(float32_model: Path, n: int) -> None:
-    prompt = Prompt((Message("user", f"A prompt for {n} choices. " + "And another word. " * 20),))
+@pytest.mark.parametrize(("n", "num_words"), [(4, 20), (16, 20), (4, 95)])
+def test_the_choices_of_a_request_share_one_prefill(
+    float32_model: Path, n: int, num_words: int
+) -> None:
+    """Whatever the length of the prompt, and with nothing kept for later."""
+    prompt = Prompt((Message("user", f"{n} choices. " + "And another word. " * num_words),))
+    options = LoadOptions(folder=float32_model, name="demo", prefix_cache_bytes=0)
 
     async def scene() -> None:
-        engine = Engine(loading(float32_model))
+        engine = Engine(lambda: load(options))
         await engine.start()
-        answers = [await engine.submit(prompt, SamplingParams(max_tokens=2)) for _ in range(n)]
+        choices = [SamplingParams(max_tokens=2, seed=seed) for seed in range(n)]
+        answers = await engine.submit_choices(prompt, choices)
         found = await asyncio.gather(*map(whole, answers))
+        alone = [await whole(await engine.submit(prompt, params)) for params in choices[:1]]
         await engine.stop()
+        assert [answer.text for answer in found[:1]] == [answer.text for answer in alone]
         usages = [answer.finish.usage for answer in found if answer.finish]
         # All but the last token, whose logits are what each begins with.
         shared = usages[0].prompt_tokens - 1

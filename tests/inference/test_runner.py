@@ -196,26 +196,26 @@ def test_many_who_need_ten_times_the_memory_are_answered_as_each_alone(
 ) -> None:
     monkeypatch.setattr("inference.memory.STEP", 1)
     monkeypatch.setattr("inference.scheduler.MARGIN", 0)
-    num_clients, num_tokens = 64, 28
+    num_clients, max_tokens = 64, 16
+    prompts = [Prompt((Message("user", QUESTIONS[i % 5]),)) for i in range(num_clients)]
 
     def tight() -> LoadedModel:
         model = loading(float32_model)()
-        per_token = model.budget.cost(1)
-        limit = model.budget.fixed + num_clients * num_tokens * per_token // 10
+        num_tokens = sum(len(model.render(prompt)) + max_tokens for prompt in prompts)
+        limit = model.budget.fixed + num_tokens * model.budget.cost(1) // 10
         return replace(model, budget=replace(model.budget, limit=limit))
 
     async def asked_by_all(load: Callable[[], LoadedModel], **options: Any) -> tuple[Any, int]:
-        engine = Engine(load, max_batch=num_clients, **options)
+        engine = Engine(load, **options)
         await engine.start()
-        params = [replace(ADJUSTED, seed=seed, max_tokens=16) for seed in range(num_clients)]
-        prompts = [Prompt((Message("user", QUESTIONS[i % 5]),)) for i in range(num_clients)]
+        params = [replace(ADJUSTED, seed=i, max_tokens=max_tokens) for i in range(num_clients)]
         answers = [await engine.submit(p, s) for p, s in zip(prompts, params, strict=True)]
         found = [text_of(await whole(answer)) for answer in answers]
         num_preempted = engine.status.counts.preemptions
         await engine.stop()
         return found, num_preempted
 
-    expected, none = asyncio.run(asked_by_all(loading(float32_model)))
-    found, num_preempted = asyncio.run(asked_by_all(tight))
+    expected, none = asyncio.run(asked_by_all(loading(float32_model), max_batch=1))
+    found, num_preempted = asyncio.run(asked_by_all(tight, max_batch=num_clients))
     assert found == expected
     assert (none, num_preempted > 0) == (0, True)

@@ -41,7 +41,7 @@ def test_whoever_came_first_is_never_overtaken(
         match act:
             case "add":
                 here.append(make_sequence(tokenizer))
-                scheduler.add(here[-1])
+                scheduler.add([here[-1]])
             case "run":
                 run_next(scheduler)
             case "restart":
@@ -59,9 +59,9 @@ def test_whoever_came_first_is_never_overtaken(
 
 def test_only_one_prompt_is_computed_at_a_time(tokenizer: Any) -> None:
     scheduler = Scheduler(max_batch=4, max_queue=4)
-    first, second = make_sequence(tokenizer), make_sequence(tokenizer)
-    scheduler.add(first)
-    scheduler.add(second)
+    first, second = make_sequence(tokenizer), make_sequence(tokenizer, 3)
+    scheduler.add([first])
+    scheduler.add([second])
     assert scheduler.next_prefill(64) == [first]
     assert scheduler.next_prefill(64) == [first]
     assert (scheduler.num_running, scheduler.num_waiting) == (1, 1)
@@ -71,17 +71,32 @@ def test_only_one_prompt_is_computed_at_a_time(tokenizer: Any) -> None:
 
 def test_a_full_queue_says_how_many_wait(tokenizer: Any) -> None:
     scheduler = Scheduler(max_batch=1, max_queue=2)
-    scheduler.add(make_sequence(tokenizer))
-    scheduler.add(make_sequence(tokenizer))
+    for _ in range(3):
+        scheduler.add([make_sequence(tokenizer)])
+    run_next(scheduler)
     with pytest.raises(QueueFull, match="2 requests are waiting"):
-        scheduler.add(make_sequence(tokenizer))
+        scheduler.add([make_sequence(tokenizer)])
+
+
+def test_a_free_place_needs_no_queue(tokenizer: Any) -> None:
+    scheduler = Scheduler(max_batch=2, max_queue=0)
+    scheduler.add([make_sequence(tokenizer), make_sequence(tokenizer)])
+    with pytest.raises(QueueFull):
+        scheduler.add([make_sequence(tokenizer)])
+
+
+def test_all_choices_of_a_request_are_queued_or_none(tokenizer: Any) -> None:
+    scheduler = Scheduler(max_batch=1, max_queue=2)
+    with pytest.raises(QueueFull):
+        scheduler.add([make_sequence(tokenizer) for _ in range(4)])
+    assert scheduler.num_waiting == 0
 
 
 def test_those_who_start_again_come_before_those_who_never_ran(tokenizer: Any) -> None:
     scheduler = Scheduler(max_batch=2, max_queue=9)
     sequences = [make_sequence(tokenizer) for _ in range(4)]
     for sequence in sequences:
-        scheduler.add(sequence)
+        scheduler.add([sequence])
     run_next(scheduler)
     run_next(scheduler)
     assert scheduler.restart() == sequences[:2]
@@ -92,8 +107,8 @@ def test_whoever_was_in_two_failed_steps_runs_alone(tokenizer: Any) -> None:
     scheduler = Scheduler(max_batch=4, max_queue=9)
     suspect, other = make_sequence(tokenizer), make_sequence(tokenizer)
     suspect.num_faults = 2
-    scheduler.add(suspect)
-    scheduler.add(other)
+    scheduler.add([suspect])
+    scheduler.add([other])
     assert run_next(scheduler) is suspect
     assert scheduler.next_prefill(64) == []
     scheduler.remove(suspect)
@@ -110,7 +125,7 @@ def made(tokenizer: Any, *lengths: int) -> tuple[Scheduler, list[Sequence]]:
     scheduler = Scheduler(max_batch=6, max_queue=99)
     sequences = [make_sequence(tokenizer, length) for length in lengths]
     for sequence in sequences:
-        scheduler.add(sequence)
+        scheduler.add([sequence])
     return scheduler, sequences
 
 
@@ -151,8 +166,23 @@ def test_two_groups_never_come_between_two_chunks(tokenizer: Any) -> None:
     assert scheduler.next_prefill(64, is_short) == [long]
     assert scheduler.next_prefill(64, is_short) == short
     scheduler.run(short)
-    scheduler.add(make_sequence(tokenizer, 5))
+    scheduler.add([make_sequence(tokenizer, 5)])
     assert scheduler.next_prefill(64, is_short) == [long]
+
+
+def test_long_prompts_are_computed_together_if_they_are_the_same(tokenizer: Any) -> None:
+    scheduler, sequences = made(tokenizer, 500, 500, 500, 400)
+    assert scheduler.next_prefill(64, is_short) == sequences[:3]
+    assert scheduler.num_running == 3
+    scheduler.remove(sequences[0])
+    assert scheduler.next_prefill(64, is_short) == sequences[1:3]
+    scheduler.run(sequences[1:3])
+    assert scheduler.next_prefill(64, is_short) == sequences[3:]
+
+
+def test_a_short_prompt_is_not_computed_with_a_long_one_that_came_before(tokenizer: Any) -> None:
+    scheduler, sequences = made(tokenizer, 60, 5, 5)
+    assert scheduler.next_prefill(1000, is_short) == sequences[:1]
 
 
 def test_whoever_was_in_a_failed_step_is_computed_alone(tokenizer: Any) -> None:
@@ -164,7 +194,7 @@ def test_whoever_was_in_a_failed_step_is_computed_alone(tokenizer: Any) -> None:
 
 
 def test_what_starts_again_has_nothing_computed(tokenizer: Any) -> None:
-    scheduler, (first, second) = made(tokenizer, 500, 500)
+    scheduler, (first, second) = made(tokenizer, 500, 400)
     run_next(scheduler)
     assert scheduler.next_prefill(64) == [second]
     first.num_computed, second.num_computed, second.cache = 500, 64, object()
