@@ -339,3 +339,35 @@ def is_ready(url: str) -> bool:
         return httpx.get(f"{url}/health").status_code == 200
     except httpx.TransportError:
         return False
+
+
+SLOW_TO_LOAD = """
+import sys, time
+import server
+from door.settings import Settings
+from inference.engine import Engine
+
+server._engine = lambda settings: Engine(lambda: time.sleep(300))
+sys.exit(server.main(Settings(port=int(sys.argv[1]), no_conversation_logs=True)))
+"""
+
+
+def test_a_server_that_loads_ends_at_the_first_signal() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    process = subprocess.Popen([sys.executable, "-c", SLOW_TO_LOAD, str(port)], cwd=ROOT)
+    url = f"http://127.0.0.1:{port}/health"
+
+    def is_loading() -> bool:
+        with contextlib.suppress(httpx.TransportError):
+            return bool(httpx.get(url).json()["status"] == "loading")
+        return False
+
+    try:
+        wait_until(is_loading, "the server is loading")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+    finally:
+        process.kill()
+        process.wait()

@@ -16,15 +16,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inference.detokenizer import Detokenizer
-from inference.engine import Engine
+from inference.engine import Engine, LoadedModel
 from inference.memory import Budget, Growth
 from inference.parser import Markers, Parser
 from parts import (
+    Constraint,
     ContextLengthExceeded,
     EngineFailed,
     InvalidRequest,
+    Memory,
+    Message,
     Part,
+    Prompt,
     QueueFull,
+    SamplingParams,
     Unavailable,
     Usage,
 )
@@ -840,5 +845,89 @@ def test_a_model_is_not_taken_from_somebody_who_is_being_answered(tokenizer: Any
             assert engine.status.phase == "ready"
             pause.go_on()
             assert (await whole(answer)).text == "abc"
+
+    played(scene())
+
+
+def test_memory_that_cannot_be_had_is_taken_from_prompts_kept_for_later(tokenizer: Any) -> None:
+    class Short(Script):
+        kept = 1000
+
+        def memory(self) -> Memory:
+            return Memory(prefix_cache=self.kept)
+
+        def limit_prefixes(self, num_bytes: int) -> None:
+            self.kept = min(self.kept, num_bytes)
+
+    def on_call(call: Call) -> None:
+        if call.name == "prefill" and script.kept:
+            raise RuntimeError("[malloc] Unable to allocate 4096 bytes")
+
+    script = Short(on_call)
+
+    async def scene() -> None:
+        async with running(script, tokenizer) as engine:
+            assert (await whole(await submit(engine, "abc"))).text == "abc"
+            assert script.kept == 0
+
+    played(scene())
+
+
+def test_a_grammars_time_does_not_include_that_of_those_before_it(
+    tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor is a grammar blamed when those before it never end: it may be tried again."""
+    monkeypatch.setattr("inference.engine.COMPILE_S", 0.2)
+    monkeypatch.setattr("inference.engine.COMPILE_QUEUE_S", 0.4)
+    can_end, has_begun = threading.Event(), threading.Event()
+
+    def make_guide(tokens: list[int], prompt: Prompt, params: Any) -> None:
+        has_begun.set()
+        assert can_end.wait(30)
+
+    def load() -> LoadedModel:
+        return replace(scripted_model(Script(), tokenizer), make_guide=make_guide)
+
+    async def scene() -> None:
+        engine = Engine(load)
+        await engine.start()
+        prompt = Prompt((Message("user", "x"),), constraint=Constraint("regex", "x"))
+        slow = asyncio.ensure_future(engine.submit(prompt, SamplingParams()))
+        await asyncio.to_thread(has_begun.wait)
+        with pytest.raises(Unavailable, match="try again"):
+            await engine.submit(prompt, SamplingParams())
+        with pytest.raises(InvalidRequest, match="to compile"):
+            await slow
+        can_end.set()
+        assert (await whole(await engine.submit(prompt, SamplingParams()))).text == "x"
+        await engine.stop()
+
+    played(scene())
+
+
+def test_who_does_not_even_get_into_the_queue_is_seen_in_the_status(
+    tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    can_end, has_begun = threading.Event(), threading.Event()
+
+    def render(prompt: Prompt) -> list[int]:
+        has_begun.set()
+        assert can_end.wait(30)
+        return [1]
+
+    def load() -> LoadedModel:
+        return replace(scripted_model(Script(), tokenizer), render=render)
+
+    async def scene() -> None:
+        engine = Engine(load)
+        await engine.start()
+        assert engine.status.stalled_s == 0
+        asked = asyncio.ensure_future(submit(engine, "x"))
+        await asyncio.to_thread(has_begun.wait)
+        assert engine.status.stalled_s > 0
+        can_end.set()
+        await whole(await asked)
+        assert engine.status.stalled_s == 0
+        await engine.stop()
 
     played(scene())

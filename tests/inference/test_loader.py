@@ -192,3 +192,19 @@ def test_an_adapter_changes_what_the_model_says(tmp_path: Path) -> None:
     answers = [m.runner.model(prompt) for m in (plain, adapted)]  # type: ignore[attr-defined]
     assert not mx.allclose(answers[0], answers[1])
     assert plain.card.fingerprint != adapted.card.fingerprint
+
+
+def test_a_limit_that_leaves_no_room_for_a_conversation_is_refused_unless_forced() -> None:
+    with pytest.raises(Unavailable, match="larger --memory-limit"):
+        load(options(DEMO, memory_limit=2**20))
+    forced = load(options(DEMO, memory_limit=2**20, is_forced=True))
+    assert forced.budget.max_tokens(demo.CONTEXT_WINDOW) == demo.CONTEXT_WINDOW
+    roomy = load(options(DEMO, memory_limit=2**31, is_forced=True))
+    assert roomy.budget.limit == 2**31
+
+
+@pytest.mark.parametrize("template", ["{% if", "{{ raise_exception('no') }}"])
+def test_a_template_that_fails_on_everything_is_refused(folder: Path, template: str) -> None:
+    (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
+    with pytest.raises(Unavailable, match="chat template"):
+        load(options(folder))

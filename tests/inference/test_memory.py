@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
@@ -84,3 +85,40 @@ def test_what_a_device_recommends_comes_before_what_it_has() -> None:
     assert memory.recommended({"total_memory": 16}) == 16
     assert memory.recommended({}) > 2**28
     assert 0 < memory.available({}) <= memory.recommended({})
+
+
+def test_a_container_has_what_it_may_have_and_has_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "CONTAINER", tmp_path)
+    assert memory.available({}) > 2**28  # no control groups here: the machine's own
+    (tmp_path / "memory.max").write_text("100000000\n")
+    (tmp_path / "memory.current").write_text("40000000\n")
+    (tmp_path / "memory.stat").write_text("anon 9\ninactive_file 10000000\n")
+    assert memory.available({}) == 70_000_000
+    assert memory.recommended({}) == 100_000_000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert memory.available({}) > 2**28
+
+
+def test_a_model_beside_which_nothing_fits_is_refused_with_what_would_help() -> None:
+    layers = (Growth(per_token=1_000_000),)
+    memory.check_room(Budget(limit=10**10, fixed=8 * 10**9, layers=layers), 4096)
+    memory.check_room(Budget(limit=10**10, fixed=95 * 10**8, layers=layers), 256)
+    with pytest.raises(Unavailable) as caught:
+        memory.check_room(Budget(limit=10**10, fixed=95 * 10**8, layers=layers), 4096)
+    for said in ("1,024 tokens", "10.5 GB", "10.0 GB", "--memory-limit", "--force"):
+        assert said in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("error", "is_shortage"),
+    [
+        (MemoryError(), True),
+        (RuntimeError("[malloc] Unable to allocate 10 bytes"), True),
+        (RuntimeError("cudaMallocAsync failed: out of memory"), True),
+        (RuntimeError("the device has gone away"), False),
+    ],
+)
+def test_a_shortage_is_known_by_what_it_says(error: Exception, is_shortage: bool) -> None:
+    assert memory.is_shortage(error) == is_shortage

@@ -9,11 +9,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
 import pytest
 
+from inference.detokenizer import Detokenizer
 from inference.engine import Engine, LoadedModel
 from inference.loader import LoadOptions, load
+from inference.parser import Markers, Parser
 from inference.rows import PaddedKVCache
+from inference.sequence import Sequence
 from parts import EngineFailed, Message, Prompt, SamplingParams
 from tests.inference.scripted import whole
 from tests.inference.spoken import Folded
@@ -219,3 +223,17 @@ def test_many_who_need_ten_times_the_memory_are_answered_as_each_alone(
     found, num_preempted = asyncio.run(asked_by_all(tight, max_batch=num_clients))
     assert found == expected
     assert (none, num_preempted > 0) == (0, True)
+
+
+def test_a_prompt_that_is_given_up_keeps_no_memory(float32_model: Path) -> None:
+    """Not in the chunk that the device may still be computing either."""
+    runner: Any = loading(float32_model)().runner
+    tokens = [5] * 600
+    sequence = Sequence(tokens, SamplingParams(), Parser(Detokenizer(runner.tokenizer), Markers()))
+    mx.synchronize()
+    before = mx.get_active_memory()
+    assert not runner.prefill([sequence], 256)
+    assert mx.get_active_memory() > before
+    runner.remove([sequence])
+    mx.synchronize()
+    assert mx.get_active_memory() <= before
