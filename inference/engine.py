@@ -28,7 +28,7 @@ from inference.memory import Budget, is_shortage
 from inference.outbox import News, Outbox, is_last
 from inference.pace import Pace
 from inference.parser import Parser
-from inference.scheduler import Scheduler
+from inference.scheduler import Scheduler, have_one_prompt
 from inference.sequence import Sequence
 from parts import (
     ContextLengthExceeded,
@@ -487,10 +487,12 @@ class Engine:
         group = self._scheduler.next_prefill(min(max_tokens, runner.max_together), runner.is_short)
         if not group:
             return 0
-        counted = group[:1] if group == self._scheduler.prefilling else group
+        counted = group[:1] if have_one_prompt(group) else group
         num_computed = sum(sequence.num_computed for sequence in counted)
         try:
             is_computed = runner.prefill(group, max_tokens)
+            if not is_computed and group != self._scheduler.prefilling:
+                raise RuntimeError("what had to be computed whole was not")
         except Exception as error:  # whoever runs is not touched
             self._fail_prompts(group, error)
             return 0

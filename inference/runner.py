@@ -25,6 +25,7 @@ from inference.detokenizer import token_bytes
 from inference.prefix_cache import PrefixCache
 from inference.rows import Cache
 from inference.sampling import Row, Sampled, Sampler
+from inference.scheduler import have_one_prompt
 from inference.sequence import Sequence
 from parts import Memory, SamplingParams, TokenLogprob
 
@@ -116,14 +117,12 @@ class Runner:
         return self.prefix_cache.peek(sequence.tokens) < sequence.num_tokens // 2
 
     def prefill(self, sequences: list[Sequence], max_tokens: int) -> bool:
-        """Compute up to `max_tokens` more tokens of one prompt, or several short ones whole.
-
-        Sequences whose prompt is not short must all have the same.
+        """Compute up to `max_tokens` more tokens of the prompt that all have, or several whole.
 
         Returns whether all is computed, and the first token under way: then they can `join`.
         """
-        is_worth_it = len(sequences) > 1 or self._shapes.is_planned
-        if is_worth_it and self.is_short(sequences[0]):
+        is_planned = self._shapes.is_planned and self.is_short(sequences[0])
+        if is_planned or not have_one_prompt(sequences):
             self._arrivals = self._prefill_together(sequences)
         else:
             self._arrivals = self._prefill_chunk(sequences, max_tokens)

@@ -18,6 +18,11 @@ MARGIN = 256
 """Tokens of an answer for which there must be memory before it begins."""
 
 
+def have_one_prompt(sequences: Sequences[Sequence]) -> bool:
+    """Whether what there is to compute is the same for all."""
+    return all(sequence.tokens == sequences[0].tokens for sequence in sequences)
+
+
 class Scheduler:
     """Sequences wait, then their prompts are computed, in chunks or together; then they run."""
 
@@ -74,21 +79,28 @@ class Scheduler:
     ) -> list[Sequence]:
         """The sequences whose prompts to compute next, if there are any with room for them.
 
-        One, to go on with or to begin; or several that have the same prompt; or several that are
-        short, `num_tokens` with their padding at most. Those are also computed between the chunks
-        of a long one, so that nobody waits for a stranger's book.
+        One, or several that have the same prompt: they are returned again until all of it is
+        computed. Or several that are short, `num_tokens` with their padding at most: they must be
+        computed whole. So must be what comes between the chunks of a long prompt, so that nobody
+        waits for a stranger's book.
         """
         if not self.prefilling:
             group = self._next_group(num_tokens, is_short)
-            if not group or (len(group) > 1 and is_short(group[0])):
+            if not have_one_prompt(group):
                 return group
             self.prefilling = group
-        elif not self._was_group and self.waiting and is_short(self.waiting[0]):
+        elif not self._was_group and self._can_come_between(num_tokens, is_short):
             self._was_group = True
             if group := self._next_group(num_tokens, is_short):
                 return group
         self._was_group = False
         return list(self.prefilling)
+
+    def _can_come_between(self, num_tokens: int, is_short: Callable[[Sequence], bool]) -> bool:
+        """Whether the next in line is computed whole before the long prompt goes on."""
+        if not self.waiting:
+            return False
+        return self.waiting[0].num_tokens <= num_tokens and is_short(self.waiting[0])
 
     def _next_group(self, num_tokens: int, is_short: Callable[[Sequence], bool]) -> list[Sequence]:
         group: list[Sequence] = []

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from inference.answer import Answer
 from inference.detokenizer import Detokenizer
 from inference.engine import Engine, LoadedModel
 from inference.memory import Budget, Growth
@@ -75,8 +76,17 @@ class Pause:
 
 
 async def outcomes(engine: Engine, texts: list[str]) -> list[Folded | BaseException]:
-    answers = [await submit(engine, text) for text in texts]
-    return await asyncio.gather(*map(whole, answers), return_exceptions=True)
+    answers = [await refused_or_taken(engine, text) for text in texts]
+    waiting = [whole(answer) for answer in answers if isinstance(answer, Answer)]
+    found = iter(await asyncio.gather(*waiting, return_exceptions=True))
+    return [next(found) if isinstance(answer, Answer) else answer for answer in answers]
+
+
+async def refused_or_taken(engine: Engine, text: str) -> Answer | Unavailable:
+    try:
+        return await submit(engine, text)
+    except Unavailable as refusal:
+        return refusal
 
 
 def text_of(outcome: Folded | BaseException) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
@@ -202,3 +203,44 @@ def test_what_starts_again_has_nothing_computed(tokenizer: Any) -> None:
     assert [s.num_computed for s in (first, second)] == [0, 0]
     assert second.cache is None
     assert scheduler.next_prefill(64) == [first]
+
+
+def test_between_the_chunks_of_a_long_prompt_come_only_prompts_that_fit_into_one(
+    tokenizer: Any,
+) -> None:
+    """What is computed in part has to be the one that goes on next."""
+    scheduler, (long, _, short) = made(tokenizer, 500, 40, 5)
+    assert scheduler.next_prefill(32, is_short) == [long]
+    assert scheduler.next_prefill(32, is_short) == [long]
+    scheduler.run([long])
+    assert scheduler.next_prefill(8, is_short) == [scheduler.prefilling[0]]
+    assert scheduler.waiting[0] is short
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 60), st.integers(1, 3)), min_size=1, max_size=12),
+    st.lists(st.sampled_from([8, 32, 64, 200]), min_size=1, max_size=6),
+)
+def test_everybody_is_computed_whatever_the_pace(
+    tokenizer: Any, prompts: list[tuple[int, int]], paces: list[int]
+) -> None:
+    """Each group is computed as the runner does it: whole, or a chunk that is gone on with."""
+    scheduler, sequences = made(tokenizer, *[n for n, times in prompts for _ in range(times)])
+    for number in itertools.count():
+        assert number < 100 * len(sequences), "nobody gets on"
+        pace = paces[number % len(paces)]
+        group = scheduler.next_prefill(pace, is_short)
+        if not group:
+            break
+        prompt = group[0].tokens
+        is_whole = any(s.tokens != prompt for s in group)
+        assert not is_whole or all(is_short(s) for s in group)
+        assert not is_whole or max(s.num_tokens for s in group) <= pace
+        for sequence in group:
+            sequence.num_computed = min(sequence.num_computed + pace, sequence.num_tokens)
+        if is_whole or group[0].num_computed == group[0].num_tokens:
+            scheduler.run(group)
+            for sequence in group:
+                scheduler.remove(sequence)
+                sequence.num_computed = sequence.num_tokens
+        assert {*scheduler} == {s for s in sequences if s.num_computed < s.num_tokens}
