@@ -420,6 +420,9 @@ class Engine:
                 async with self.lock:
                     self._last_step = time.monotonic()
                     await self._watched(self._loop.run_in_executor(self._gpu, self._burst))
+            if self._answers and not self._scheduler.has_work:  # a defect, but nobody may hang
+                log.critical("%d answers were lost", len(self._answers))
+                self._fail_all(EngineFailed("The server lost this request."))
             self._sleep_later()
             if self._phase == "failed":
                 self._fail_all(EngineFailed("The engine has failed."))

@@ -941,3 +941,23 @@ def test_who_does_not_even_get_into_the_queue_is_seen_in_the_status(
         await engine.stop()
 
     played(scene())
+
+
+def test_whoever_is_lost_is_told(tokenizer: Any) -> None:
+    """By a defect of ours: what is not in the queue any more will never be answered."""
+
+    def on_call(call: Call) -> None:
+        if call.name == "decode":
+            scheduler: Any = engines[0]._scheduler
+            scheduler.running.clear()
+
+    engines: list[Engine] = []
+
+    async def scene() -> None:
+        async with running(Script(on_call), tokenizer) as engine:
+            engines.append(engine)
+            [outcome] = await outcomes(engine, ["abc"])
+            assert isinstance(outcome, EngineFailed)
+            assert engine.status.phase == "ready"
+
+    played(scene())
