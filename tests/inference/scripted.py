@@ -176,5 +176,5 @@ async def whole(answer: Answer) -> Folded:
 
 
 def played(scene: Coroutine[Any, Any, None]) -> None:
-    """Play a scene to its end. What hangs fails: no scene takes more than a few seconds."""
-    asyncio.run(asyncio.wait_for(scene, 5))
+    """Play a scene to its end. What hangs fails; a busy machine may take its time."""
+    asyncio.run(asyncio.wait_for(scene, 60))

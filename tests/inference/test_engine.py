@@ -189,7 +189,7 @@ def test_an_answer_that_ended_before_its_parts_were_delivered_is_delivered_whole
             pause.go_on()
             # The event loop is busy with something else until the GPU thread has gone far ahead.
             assert is_over.wait(30)
-            found = await asyncio.wait_for(whole(answer), 10)
+            found = await asyncio.wait_for(whole(answer), 60)
         assert found.text == "a quick answer"
         assert found.finish is not None
 
@@ -405,7 +405,7 @@ def test_whoever_reads_a_cancelled_answer_is_let_go(tokenizer: Any) -> None:
             reading = asyncio.create_task(whole(answer))
             await pause.reached()
             answer.cancel()
-            assert await asyncio.wait_for(reading, 10) == Folded()
+            assert await asyncio.wait_for(reading, 60) == Folded()
             pause.go_on()
 
     played(scene())
@@ -788,7 +788,7 @@ def test_an_idle_model_leaves_memory_and_comes_back_for_whoever_asks(tokenizer: 
         engine = Engine(load, idle_unload=0.01)
         await engine.start()
         for number in (1, 2):
-            await asyncio.wait_for(released.wait(), 5)
+            await asyncio.wait_for(released.wait(), 60)
             assert engine.status.phase == "sleeping"
             assert engine.status.model is not None
             released.clear()

@@ -77,7 +77,7 @@ def test_mixed_requests_together_are_answered_as_each_alone(
         assert together == alone
         assert len({repr(answer) for answer in alone}) > NUM_MIXED // 2
 
-    asyncio.run(asyncio.wait_for(scene(), 120))
+    asyncio.run(asyncio.wait_for(scene(), 240))
 
 
 @pytest.mark.parametrize(("n", "num_words"), [(4, 20), (16, 20), (4, 95)])
@@ -105,7 +105,7 @@ def test_the_choices_of_a_request_share_one_prefill(
         assert (whole_usage.prompt_tokens, whole_usage.cached_tokens) == (shared + 1, 0)
         assert whole_usage.completion_tokens == 2 * n
 
-    asyncio.run(asyncio.wait_for(scene(), 60))
+    asyncio.run(asyncio.wait_for(scene(), 240))
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
@@ -143,7 +143,7 @@ def test_logprobs_are_those_of_a_direct_pass_through_the_model(
         await engine.stop()
         return found
 
-    found = asyncio.run(asyncio.wait_for(scene(), 60))
+    found = asyncio.run(asyncio.wait_for(scene(), 240))
     by_bytes = {b"".join(e.raw for e in answer.logprobs): answer for answer in found}
     assert len(seen) == len(TEXTS)
     num_checked = 0
@@ -183,4 +183,4 @@ def test_the_models_own_defaults_are_used_where_a_request_names_none(float32_mod
         assert await said(temperature=2.0, top_k=0) != greedy
         await engine.stop()
 
-    asyncio.run(asyncio.wait_for(scene(), 60))
+    asyncio.run(asyncio.wait_for(scene(), 240))

@@ -74,9 +74,10 @@ def loading(
 
 async def asked(engine: Engine, params: SamplingParams) -> list[Folded | BaseException]:
     answers = []
-    for seed, question in enumerate(QUESTIONS):
-        prompt = Prompt((Message("user", question),))
-        answers.append(await engine.submit(prompt, replace(params, seed=seed)))
+    async with engine.lock:  # no step is made until all are there
+        for seed, question in enumerate(QUESTIONS):
+            prompt = Prompt((Message("user", question),))
+            answers.append(await engine.submit(prompt, replace(params, seed=seed)))
     return await asyncio.gather(*map(whole, answers), return_exceptions=True)
 
 
