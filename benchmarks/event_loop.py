@@ -20,6 +20,7 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,11 +86,17 @@ class FedEngine:
         return self._cost
 
     async def submit(self, prompt: Prompt, params: SamplingParams) -> Answer:
+        [answer] = await self.submit_choices(prompt, [params])
+        return answer
+
+    async def submit_choices(
+        self, prompt: Prompt, choices: Sequence[SamplingParams]
+    ) -> list[Answer]:
         answer = Answer(lambda: None, Progress)
         self._answers.append(answer)
         if len(self._answers) == self._num_streams:
             threading.Thread(target=self._feed_all, daemon=True).start()
-        return answer
+        return [answer]
 
     def _feed_all(self) -> None:
         pause = 0.001 + 0.0003 * self._num_streams
