@@ -94,7 +94,8 @@ class Guide:
         """
         self._fresh = matcher
         self._matcher = matcher and matcher.deep_copy()
-        self._markers = markers
+        self._opening = _Awaited(markers.think_start)
+        self._closing = _Awaited(markers.think_end)
         self._opens_thinking = is_thinking
         self._budget = max_reasoning_tokens
         self._blank_tokens = blank_tokens
@@ -108,6 +109,8 @@ class Guide:
         self._num_thought = 0
         self._is_thinking = self._opens_thinking
         self._may_open = not self._opens_thinking
+        self._opening.start()
+        self._closing.start()
 
     def _rewind(self) -> None:
         self._num_accepted, self.error = 0, None
@@ -151,11 +154,11 @@ class Guide:
 
     def _close(self, mask: np.ndarray, row: int) -> None:
         """Leave nothing but the end of thinking, unless a character is to be finished first."""
-        end = self._markers.think_end
-        if end is None or end.token is None:
+        token = self._closing.next_token
+        if token is None:
             return
-        bit = np.uint32(1 << (end.token % 32)).view(np.int32)
-        word = end.token // 32
+        bit = np.uint32(1 << (token % 32)).view(np.int32)
+        word = token // 32
         if mask[row, word] & bit:
             mask[row] = 0
             mask[row, word] = bit
@@ -170,13 +173,45 @@ class Guide:
         return self._is_thinking and self._budget is not None and self._num_thought >= self._budget
 
     def _note_thinking(self, token: int) -> None:
-        start, end = self._markers.think_start, self._markers.think_end
         if self._is_thinking:
             self._num_thought += 1
-            self._is_thinking = end is None or token != end.token
+            self._is_thinking = not self._closing.is_whole_with(token)
         elif self._may_open:
-            self._is_thinking = start is not None and token == start.token
-            self._may_open = token in self._blank_tokens
+            self._is_thinking = self._opening.is_whole_with(token)
+            self._may_open = token in self._blank_tokens or self._opening.has_begun
+
+
+class _Awaited:
+    """A marker, which may be several tokens, and how much of it has come."""
+
+    def __init__(self, marker: Marker | None) -> None:
+        self._tokens = marker.tokens if marker else ()
+        self.start()
+
+    def start(self) -> None:
+        self._num_found = 0
+
+    @property
+    def has_begun(self) -> bool:
+        return self._num_found > 0
+
+    @property
+    def next_token(self) -> int | None:
+        """What it goes on with; None for a marker that is not known in tokens."""
+        return self._tokens[self._num_found] if self._tokens else None
+
+    def is_whole_with(self, token: int) -> bool:
+        """Take a token, and tell whether it is the last of the marker."""
+        if not self._tokens:
+            return False
+        seen = (*self._tokens[: self._num_found], token)
+        self._num_found = next(
+            n for n in range(len(seen), -1, -1) if seen[len(seen) - n :] == self._tokens[:n]
+        )
+        if self._num_found < len(self._tokens):
+            return False
+        self.start()
+        return True
 
 
 class Grammars:
@@ -210,16 +245,9 @@ class Grammars:
             InvalidRequest: what is asked for cannot be enforced, and why.
         """
         rules = self._rules(prompt, tokens)
-        end = self._markers.think_end
-        budget = max_reasoning_tokens if end is not None else None
+        budget = max_reasoning_tokens if self._markers.think_end is not None else None
         if rules is None and budget is None:
             return None
-        if budget is not None and end is not None and end.token is None:
-            raise InvalidRequest(
-                "This model's thinking cannot be closed by force.",
-                param="max_reasoning_tokens",
-                code="unsupported_parameter",
-            )
         return Guide(
             None if rules is None else self._matcher(rules, _param(prompt)),
             self._markers,
@@ -271,11 +299,11 @@ class Grammars:
         is_open = self._markers.opens_thinking(tokens, self._tokenizer)
         if start is None or end is None or (_says_not_to_think(prompt) and not is_open):
             return f"start: body\n{body}"
-        if end.token is not None:
-            rest = f"rest: {ANYTHING} {_terminal(end)}"
+        if (ending := self._written_marker(end)).startswith("<["):
+            rest = f"rest: {ANYTHING} {ending}"
         else:
             rest = rf"rest[lazy]: /(.|\n)*{_escaped(end.text)}/"
-        opening = "rest" if is_open else f"({_terminal(start)} rest"
+        opening = "rest" if is_open else f"({self._written_marker(start)} rest"
         closing = "" if is_open else ")?"
         return rf"start: {opening} /\n{{0,2}}/{closing} body" + f"\n{rest}\n{body}"
 
@@ -487,10 +515,6 @@ def _adapted(grammar: Grammar) -> Grammar:
     if "json_schema" not in grammar:
         return grammar
     return {"json_schema": adapted(grammar["json_schema"])}
-
-
-def _terminal(marker: Marker) -> str:
-    return f"<[{marker.token}]>" if marker.token is not None else json.dumps(marker.text)
 
 
 def _quoted(text: str) -> str:

@@ -34,6 +34,8 @@ class Marker:
     text: str
     token: int | None
     """Its token, when it is a single one; a marker of several tokens is recognised as text."""
+    tokens: tuple[int, ...] = ()
+    """How the model is used to write it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,8 @@ class Markers:
         def marker(text: str | None, tokens: Sequence[int] | None) -> Marker | None:
             if not text:
                 return None
-            return Marker(text, tokens[0] if tokens and len(tokens) == 1 else None)
+            tokens = tuple(tokens or ())
+            return Marker(text, tokens[0] if len(tokens) == 1 else None, tokens)
 
         t = tokenizer
         return cls(

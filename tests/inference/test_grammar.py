@@ -45,26 +45,6 @@ def grammars(tokenizer: Any) -> Grammars:
     return Grammars(tokenizer, Markers.of(tokenizer), vocab_size=VOCAB)
 
 
-@pytest.fixture(scope="session")
-def random_model(float32_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model that knows nothing: random weights, with the demo model's tokenizer."""
-    import mlx.core as mx
-    from mlx.utils import tree_flatten
-    from mlx_lm.models.qwen3 import Model, ModelArgs
-
-    folder = tmp_path_factory.mktemp("random")
-    for path in float32_model.iterdir():
-        if path.suffix == ".json":
-            (folder / path.name).write_bytes(path.read_bytes())
-    config = json.loads((folder / "config.json").read_text())
-    config |= {"hidden_size": 32, "num_hidden_layers": 1, "intermediate_size": 32, "head_dim": 8}
-    (folder / "config.json").write_text(json.dumps(config))
-    mx.random.seed(1)
-    weights = dict(tree_flatten(Model(ModelArgs.from_dict(config)).parameters()))
-    mx.save_safetensors(str(folder / "model.safetensors"), weights, {"format": "mlx"})
-    return folder
-
-
 def prompt_for(
     kind: Any, value: Any, *, thinks: bool = False, tools: Sequence[Tool] = (), **rest: Any
 ) -> Prompt:
@@ -582,11 +562,20 @@ def test_a_tag_in_the_text_is_not_closed(tokenizer: Any, grammars: Grammars) -> 
     assert len(allowed(guide)) == VOCAB
 
 
-def test_thinking_that_cannot_be_closed_by_a_token_has_no_budget(tokenizer: Any) -> None:
+def test_thinking_whose_marks_are_text_is_closed_letter_by_letter(tokenizer: Any) -> None:
     markers = spelled(Markers.of(tokenizer))
+    assert markers.think_end
+    letters = tuple(as_tokens(tokenizer, list("</think>")))
+    markers = replace(markers, think_end=replace(markers.think_end, tokens=letters))
     grammars = Grammars(tokenizer, markers, vocab_size=VOCAB)
-    with pytest.raises(InvalidRequest, match="closed by force"):
-        grammars.guide(Prompt(HELLO), [1], max_reasoning_tokens=5)
+    opened = as_tokens(tokenizer, ["hi", "<think>", "\n"])
+    for prompt in (Prompt(HELLO), prompt_for("choice", ["yes"], thinks=True)):
+        guide = grammars.guide(prompt, opened, max_reasoning_tokens=0)
+        assert guide is not None
+        for token in letters:
+            assert allowed(guide) == [token]
+            guide.accept(token)
+        assert len(allowed(guide)) > 1
     without = Grammars(tokenizer, replace(markers, think_end=None), vocab_size=VOCAB)
     assert without.guide(Prompt(HELLO), [1], max_reasoning_tokens=5) is None
 
