@@ -23,7 +23,7 @@ import pytest
 from pydantic import BaseModel, Field, SecretStr
 
 from inference.engine import Engine
-from inference.grammar import NUM_CACHED, Grammars, Guide
+from inference.grammar import NUM_CACHED, Compiled, Grammars, Guide
 from inference.parser import Marker, Markers
 from parts import Constraint, EngineFailed, InvalidRequest, Message, Prompt, SamplingParams, Tool
 from tests import demo
@@ -749,6 +749,8 @@ def nested(depth: int, wrap: Any) -> Any:
     return schema
 
 
+ENDLESS = "^(([a-z]{1,50}){1,50}){1,50}$"
+"""An expression that is compiled in no time, and cannot be followed for more than a few words."""
 SOME = {f"p{i}": {"type": "string"} for i in range(900)}
 REFUSED: dict[str, tuple[str, Any, str]] = {
     "nested objects": ("json", nested(800, lambda s: {"properties": {"a": s}}), "deeper than 100"),
@@ -813,6 +815,7 @@ REFUSED: dict[str, tuple[str, Any, str]] = {
     "a pattern that looks around": ("json", {"type": "string", "pattern": "(?=a)b"}, "look-ahead"),
     "1e9 repeats": ("regex", "a{1000000000}", "too many"),
     "repeats of repeats": ("regex", "((a{100}){100}){100}", "too many"),
+    "ranges of ranges": ("json", {"type": "string", "pattern": ENDLESS}, "too many"),
     "unclosed": ("regex", "(a", "unclosed group"),
     "backreference": ("regex", r"(a)\1", "backreferences"),
     "look-behind": ("regex", "(?<=a)b", "look-behind"),
@@ -876,7 +879,6 @@ def doubling(number: int) -> dict[str, Any]:
         ("json", {"type": "string", "minLength": 10**9}),
         ("json", {"enum": [f"v{i:05}" for i in range(20_000)]}),
         ("json", {"type": "integer", "multipleOf": 19_991}),
-        ("json", {"type": "string", "pattern": "^(([a-z]{1,50}){1,50}){1,50}$"}),
         ("regex", "|".join(f"(a|b)*a(a|b){{{i}}}" for i in range(15, 40))),
         ("regex", "(.*a.*b.*c){12}"),
         ("grammar", 'start: s\ns: s s | s s s | "a" |'),
@@ -918,8 +920,9 @@ def test_a_tokenizer_written_in_python_is_refused_with_a_reason(tokenizer: Any) 
 def test_a_grammar_that_ends_in_nothing_fails_alone(random_model: Path) -> None:
     def break_it(guide: Guide | None) -> Guide | None:
         if guide is not None and guide._matcher is not None:
-            guide._fresh = guide._matcher
             guide._matcher.consume_token(ENDS[0])  # is not allowed here
+            broken = guide._matcher
+            guide._grammar = Compiled(lambda: broken)
         return guide
 
     async def scene() -> None:
@@ -942,7 +945,7 @@ def test_a_grammar_that_ends_in_nothing_fails_alone(random_model: Path) -> None:
             await engine.submit(prompt, SamplingParams(max_tokens=10, seed=1)) for prompt in prompts
         ]
         first, broken, last = await asyncio.gather(*map(whole, answers), return_exceptions=True)
-        assert isinstance(broken, EngineFailed)
+        assert isinstance(broken, EngineFailed) and "too complex" in broken.message
         assert isinstance(first, Folded) and isinstance(last, Folded)
         assert (first.text, last.text) == ("yes", "yes")
         assert engine.status.phase == "ready"
@@ -962,6 +965,34 @@ def test_a_guide_that_is_lost_says_behind_which_token(tokenizer: Any, grammars: 
     guide.catch_up(as_tokens(tokenizer, ["a"]))
     assert not guide.error and not guide.is_lost(1)
     assert allowed(guide) == as_tokens(tokenizer, ["b"])
+
+
+def far_behind(schema: dict[str, Any]) -> Prompt:
+    """A prompt for an object in which a schema stands where no try at it gets to."""
+    properties = {"a": {"const": "a long text of all letters " * 10}, "b": schema}
+    value = {"type": "object", "properties": properties, "required": ["a", "b"]}
+    return prompt_for("json", {**value, "additionalProperties": False})
+
+
+def test_an_answer_that_asks_too_much_of_a_grammar_fails_alone(
+    tokenizer: Any, grammars: Grammars
+) -> None:
+    prompt = far_behind({"type": "string", "pattern": ENDLESS})
+    text = json.dumps({"a": "a long text of all letters " * 10}).removesuffix("}") + ', "b": "'
+    beginning = as_tokens(tokenizer, [text])
+    guides = []
+    for seed in range(3):
+        guide = grammars.guide(prompt, [1])
+        assert guide is not None
+        for token in beginning:
+            guide.accept(token)
+        # Where the one before has failed, this one still stands.
+        assert not guide.error and set(as_tokens(tokenizer, ["a", "z"])) <= set(allowed(guide))
+        guides.append(guide)
+        chooser = random.Random(seed)
+        while not guide.error and len(choices := allowed(guide)) < VOCAB:
+            guide.accept(chooser.choice(choices))
+    assert any("too many" in str(guide.error) for guide in guides)
 
 
 def test_guides_of_one_grammar_do_not_share_where_they_stand(
