@@ -123,7 +123,7 @@ class Guide:
         `blank_tokens` are white space, which may come before a think block.
         """
         self._grammar = grammar
-        self._matcher = grammar and grammar.matcher()
+        self._matcher = None if grammar is None else grammar.matcher()
         self._num_renewed = 0
         self._opening = _Awaited(markers.think_start)
         self._closing = _Awaited(markers.think_end)
@@ -147,7 +147,7 @@ class Guide:
         self._accepted, self.error = [], None
         self._start()
         # Resetting one does not take it out of an error.
-        self._matcher = self._grammar and self._grammar.matcher()
+        self._matcher = None if self._grammar is None else self._grammar.matcher()
 
     def is_lost(self, num_tokens: int) -> bool:
         """Whether no token is known to follow so many of the answer.
@@ -450,10 +450,10 @@ class Grammars:
         """Say why a grammar cannot be enforced, if it cannot."""
         if reason := why_not(grammar.get("json_schema", {})):
             return reason
-        grammar = self._compile({name: grammar})
+        compiled = self._compile({name: grammar})
         # Some that can be compiled fail at a step.
         for seed in range(NUM_TEXTS):
-            matcher = grammar.deep_copy()
+            matcher = compiled.deep_copy()
             self._try(matcher, random.Random(seed))
             if matcher.is_error():
                 return _reason(matcher.get_error())
