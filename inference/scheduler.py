@@ -78,12 +78,19 @@ class Scheduler:
             if len(group) != 1:
                 return group
             self.prefilling = group[0]
-        elif not self._was_group and self.waiting and is_short(self.waiting[0]):
+        elif not self._was_group and self._comes_between(num_tokens, is_short):
             self._was_group = True
             if group := self._next_group(num_tokens, is_short):
                 return group
         self._was_group = False
         return [self.prefilling]
+
+    def _comes_between(self, num_tokens: int, is_short: Callable[[Sequence], bool]) -> bool:
+        """Whether who waits is done in one go: what is only begun has no place but `prefilling`."""
+        if not self.waiting:
+            return False
+        first = self.waiting[0]
+        return first.num_tokens <= num_tokens and is_short(first)
 
     def _next_group(self, num_tokens: int, is_short: Callable[[Sequence], bool]) -> list[Sequence]:
         group: list[Sequence] = []

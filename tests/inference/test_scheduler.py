@@ -146,6 +146,16 @@ def test_short_prompts_are_computed_between_the_chunks_of_a_long_one(tokenizer: 
     assert scheduler.running == [*short, long]
 
 
+def test_a_short_prompt_that_takes_more_than_a_chunk_waits_for_the_long_one(
+    tokenizer: Any,
+) -> None:
+    """Begun and not finished, it would be nowhere: only one prompt is computed by and by."""
+    scheduler, (long, short) = made(tokenizer, 500, 40)
+    for _ in range(3):
+        assert scheduler.next_prefill(32, is_short) == [long]
+        assert list(scheduler.waiting) == [short]
+
+
 def test_two_groups_never_come_between_two_chunks(tokenizer: Any) -> None:
     scheduler, (long, *short) = made(tokenizer, 500, 5)
     assert scheduler.next_prefill(64, is_short) == [long]
