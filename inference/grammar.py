@@ -522,7 +522,9 @@ def _cannot_call(message: str) -> InvalidRequest:
 
 def _says_not_to_think(prompt: Prompt) -> bool:
     args = prompt.template_args
-    return args.get("enable_thinking") is False or args.get("reasoning_effort") == "none"
+    if "enable_thinking" in args:
+        return args["enable_thinking"] is False
+    return args.get("thinking") is False or args.get("reasoning_effort") == "none"
 
 
 def _param(prompt: Prompt) -> str:
