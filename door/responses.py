@@ -39,6 +39,9 @@ log = logging.getLogger("mlx_server")
 
 T = TypeVar("T")
 
+CALLED_HERE = {"messages": "input", "reasoning_effort": "reasoning.effort"}
+"""Parameters that the engine names, and what they are called in this API."""
+
 
 class Responses:
     """Makes responses, and remembers them."""
@@ -228,11 +231,11 @@ class Responses:
 
 @contextlib.contextmanager
 def _called_input() -> Iterator[None]:
-    """What the engine calls messages is the input here."""
+    """What the engine calls messages is the input here, and an effort is one of `reasoning`."""
     try:
         yield
     except InvalidRequest as error:
-        error.param = "input" if error.param == "messages" else error.param
+        error.param = CALLED_HERE.get(error.param or "", error.param)
         raise
 
 

@@ -550,7 +550,8 @@ class Engine:
 
     def _fail(self, sequence: Sequence, error: Exception) -> None:
         log.error("sequence %d failed", sequence.number, exc_info=error)
-        self._outbox.put(sequence, EngineFailed("The model failed on this request."))
+        known = error if isinstance(error, EngineFailed) else None
+        self._outbox.put(sequence, known or EngineFailed("The model failed on this request."))
         self._let_go([sequence])
 
     def _recover(self, error: Exception) -> None:

@@ -7,11 +7,13 @@ with plain MLX operations, which work on every device.
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
+import random
 import re
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -40,8 +42,12 @@ log = logging.getLogger(__name__)
 
 MAX_GRAMMAR = 256 * 1024
 """Characters of all schemas, expressions and grammars of a request."""
-NUM_TRIED = 8
-"""Tokens that are tried of every grammar before it is let in."""
+NUM_TRIED = 32
+"""Tokens of a text that is tried of every grammar before it is let in."""
+NUM_TEXTS = 4
+"""Texts that are tried."""
+MAX_RENEWED = 3
+"""Times that a guide which has lost its way tries again with a lexer of its own."""
 NUM_CACHED = 64
 """Compiled grammars that are kept for the next request."""
 LAYOUT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
@@ -74,33 +80,59 @@ class Rules:
     """Schemas of what to demand of some of them instead, if they cannot be enforced."""
 
 
+class Compiled:
+    """A grammar, ready to be followed from its start by as many answers as like.
+
+    Whoever follows it adds to what its lexer remembers, for all of them, and that has a limit.
+    """
+
+    def __init__(self, make: Callable[[], LLMatcher]) -> None:
+        self._make = make
+        self._fresh = make()
+
+    @property
+    def error(self) -> str | None:
+        """Why it cannot be followed at all, if it cannot."""
+        return _reason(self._fresh.get_error()) if self._fresh.is_error() else None
+
+    def matcher(self) -> LLMatcher:
+        """A matcher at the start."""
+        return self._fresh.deep_copy()
+
+    def renew(self) -> None:
+        """Forget what the lexer remembers. Those who have a matcher keep theirs."""
+        self._fresh = self._make()
+
+
 class Guide:
     """Where one sequence stands in its grammar. Belongs to the GPU thread."""
 
     def __init__(
         self,
-        matcher: LLMatcher | None,
+        grammar: Compiled | None,
         markers: Markers,
         *,
         is_thinking: bool = False,
         max_reasoning_tokens: int | None = None,
         blank_tokens: frozenset[int] = frozenset(),
     ) -> None:
-        """`matcher` stands at the start, and stays there.
+        """`grammar` is None for an answer that is free but for its thinking.
 
         `is_thinking` when the prompt ends in an opened think block.
 
         `blank_tokens` are white space, which may come before a think block.
         """
-        self._fresh = matcher
-        self._matcher = matcher and matcher.deep_copy()
-        self._markers = markers
+        self._grammar = grammar
+        self._matcher = None if grammar is None else grammar.matcher()
+        self._num_renewed = 0
+        self._opening = _Awaited(markers.think_start)
+        self._closing = _Awaited(markers.think_end)
         self._opens_thinking = is_thinking
         self._budget = max_reasoning_tokens
         self._blank_tokens = blank_tokens
         self.error: str | None = None
         """Why the sequence cannot go on, once it cannot."""
-        self._num_accepted = 0
+        self._accepted: list[int] = []
         self._start()
 
     def _start(self) -> None:
@@ -108,12 +140,14 @@ class Guide:
         self._num_thought = 0
         self._is_thinking = self._opens_thinking
         self._may_open = not self._opens_thinking
+        self._opening.start()
+        self._closing.start()
 
     def _rewind(self) -> None:
-        self._num_accepted, self.error = 0, None
+        self._accepted, self.error = [], None
         self._start()
         # Resetting one does not take it out of an error.
-        self._matcher = self._fresh and self._fresh.deep_copy()
+        self._matcher = None if self._grammar is None else self._grammar.matcher()
 
     def is_lost(self, num_tokens: int) -> bool:
         """Whether no token is known to follow so many of the answer.
@@ -124,38 +158,49 @@ class Guide:
 
     def catch_up(self, generated: Sequence[int]) -> None:
         """Stand behind these tokens, whatever happened to the step they came from."""
-        if self._num_accepted != len(generated):
+        if len(self._accepted) != len(generated):
             self._rewind()
             for token in generated:
                 self.accept(token)
 
     def accept(self, token: int) -> None:
         """Go on behind a token that was sampled."""
-        self._num_accepted += 1
+        self._accepted.append(token)
         self._note_thinking(token)
         matcher = self._matcher
         if matcher is None or self.error or matcher.is_stopped():
             return
-        if not matcher.consume_token(token):
-            self._lose(self._num_accepted - 1)
+        if not matcher.consume_token(token) and not self._is_found_again():
+            self._lose(len(self._accepted) - 1)
 
     def fill(self, mask: np.ndarray, row: int) -> None:
         """Write what may come next into a row of `mask` ([B, ⌈vocabulary / 32⌉] int32, all set)."""
         if self._matcher is not None and not self.error:
             fill_next_token_bitmask(self._matcher, mask, row)
+            if self._matcher.is_error() and self._is_found_again():
+                fill_next_token_bitmask(self._matcher, mask, row)
             if self._matcher.is_error():
-                self._lose(self._num_accepted)
+                self._lose(len(self._accepted))
                 mask[row] = -1
         if self._must_close and not self.error:
             self._close(mask, row)
 
+    def _is_found_again(self) -> bool:
+        """Whether the way goes on with a lexer that remembers nothing but this answer."""
+        if self._grammar is None or self._num_renewed == MAX_RENEWED:
+            return False
+        self._num_renewed += 1
+        self._grammar.renew()
+        self._matcher = self._grammar.matcher()
+        return all(map(self._matcher.consume_token, self._accepted))
+
     def _close(self, mask: np.ndarray, row: int) -> None:
         """Leave nothing but the end of thinking, unless a character is to be finished first."""
-        end = self._markers.think_end
-        if end is None or end.token is None:
+        token = self._closing.next_token
+        if token is None:
             return
-        bit = np.uint32(1 << (end.token % 32)).view(np.int32)
-        word = end.token // 32
+        bit = np.uint32(1 << (token % 32)).view(np.int32)
+        word = token // 32
         if mask[row, word] & bit:
             mask[row] = 0
             mask[row, word] = bit
@@ -170,13 +215,45 @@ class Guide:
         return self._is_thinking and self._budget is not None and self._num_thought >= self._budget
 
     def _note_thinking(self, token: int) -> None:
-        start, end = self._markers.think_start, self._markers.think_end
         if self._is_thinking:
             self._num_thought += 1
-            self._is_thinking = end is None or token != end.token
+            self._is_thinking = not self._closing.is_whole_with(token)
         elif self._may_open:
-            self._is_thinking = start is not None and token == start.token
-            self._may_open = token in self._blank_tokens
+            self._is_thinking = self._opening.is_whole_with(token)
+            self._may_open = token in self._blank_tokens or self._opening.has_begun
+
+
+class _Awaited:
+    """A marker, which may be several tokens, and how much of it has come."""
+
+    def __init__(self, marker: Marker | None) -> None:
+        self._tokens = marker.tokens if marker else ()
+        self.start()
+
+    def start(self) -> None:
+        self._num_found = 0
+
+    @property
+    def has_begun(self) -> bool:
+        return self._num_found > 0
+
+    @property
+    def next_token(self) -> int | None:
+        """What it goes on with; None for a marker that is not known in tokens."""
+        return self._tokens[self._num_found] if self._tokens else None
+
+    def is_whole_with(self, token: int) -> bool:
+        """Take a token, and tell whether it is the last of the marker."""
+        if not self._tokens:
+            return False
+        seen = (*self._tokens[: self._num_found], token)
+        self._num_found = next(
+            n for n in range(len(seen), -1, -1) if seen[len(seen) - n :] == self._tokens[:n]
+        )
+        if self._num_found < len(self._tokens):
+            return False
+        self.start()
+        return True
 
 
 class Grammars:
@@ -194,7 +271,7 @@ class Grammars:
         self._tokenizer = tokenizer
         self._markers = markers
         self._vocab_size = vocab_size
-        self._compiled: OrderedDict[str, LLMatcher] = OrderedDict()
+        self._compiled: OrderedDict[str, Compiled] = OrderedDict()
         self._ll: LLTokenizer | None = None
         self._blank: frozenset[int] | None = None
         self._format = call_format(tool_parser or tokenizer.tool_parser)
@@ -210,18 +287,11 @@ class Grammars:
             InvalidRequest: what is asked for cannot be enforced, and why.
         """
         rules = self._rules(prompt, tokens)
-        end = self._markers.think_end
-        budget = max_reasoning_tokens if end is not None else None
+        budget = max_reasoning_tokens if self._markers.think_end is not None else None
         if rules is None and budget is None:
             return None
-        if budget is not None and end is not None and end.token is None:
-            raise InvalidRequest(
-                "This model's thinking cannot be closed by force.",
-                param="max_reasoning_tokens",
-                code="unsupported_parameter",
-            )
         return Guide(
-            None if rules is None else self._matcher(rules, _param(prompt)),
+            None if rules is None else self._grammar(rules, _param(prompt)),
             self._markers,
             is_thinking=self._markers.opens_thinking(tokens, self._tokenizer),
             max_reasoning_tokens=budget,
@@ -271,11 +341,11 @@ class Grammars:
         is_open = self._markers.opens_thinking(tokens, self._tokenizer)
         if start is None or end is None or (_says_not_to_think(prompt) and not is_open):
             return f"start: body\n{body}"
-        if end.token is not None:
-            rest = f"rest: {ANYTHING} {_terminal(end)}"
+        if (ending := self._written_marker(end)).startswith("<["):
+            rest = f"rest: {ANYTHING} {ending}"
         else:
             rest = rf"rest[lazy]: /(.|\n)*{_escaped(end.text)}/"
-        opening = "rest" if is_open else f"({_terminal(start)} rest"
+        opening = "rest" if is_open else f"({self._written_marker(start)} rest"
         closing = "" if is_open else ")?"
         return rf"start: {opening} /\n{{0,2}}/{closing} body" + f"\n{rest}\n{body}"
 
@@ -340,8 +410,8 @@ class Grammars:
 
     # Compiling
 
-    def _matcher(self, rules: Rules, param: str) -> LLMatcher:
-        """A matcher at its start, which others use too. Raises `InvalidRequest`."""
+    def _grammar(self, rules: Rules, param: str) -> Compiled:
+        """The rules compiled, by now or by then. Raises `InvalidRequest`."""
         key = self._written(rules, param)
         if key in self._compiled:
             self._compiled.move_to_end(key)
@@ -352,13 +422,14 @@ class Grammars:
                 if name not in rules.optional:
                     raise _refused(reason, param)
                 others[name] = _schema(rules.optional[name])
-        matcher = self._compile({"": {"lark_grammar": rules.lark}, **others})
-        if matcher.is_error():
-            raise _refused(_reason(matcher.get_error()), param)
-        self._compiled[key] = matcher
+        whole = {"": {"lark_grammar": rules.lark}, **others}
+        compiled = Compiled(functools.partial(self._compile, whole))
+        if compiled.error:
+            raise _refused(compiled.error, param)
+        self._compiled[key] = compiled
         if len(self._compiled) > NUM_CACHED:
             self._compiled.popitem(last=False)
-        return matcher
+        return compiled
 
     def _written(self, rules: Rules, param: str) -> str:
         """The rules as text, if they can be written at all. Raises `InvalidRequest`."""
@@ -379,18 +450,26 @@ class Grammars:
         """Say why a grammar cannot be enforced, if it cannot."""
         if reason := why_not(grammar.get("json_schema", {})):
             return reason
-        matcher = self._compile({name: grammar})
+        compiled = self._compile({name: grammar})
+        # Some that can be compiled fail at a step.
+        for seed in range(NUM_TEXTS):
+            matcher = compiled.deep_copy()
+            self._try(matcher, random.Random(seed))
+            if matcher.is_error():
+                return _reason(matcher.get_error())
+        return None
+
+    def _try(self, matcher: LLMatcher, chooser: random.Random) -> None:
+        """Follow a grammar for some tokens, whichever."""
         mask = np.zeros((1, (self._vocab_size + 31) // 32), np.int32)
-        # Some that can be compiled fail at the first step.
         for _ in range(NUM_TRIED):
             if matcher.is_error() or matcher.is_stopped():
-                break
+                return
             fill_next_token_bitmask(matcher, mask)
             allowed = np.flatnonzero(np.unpackbits(mask.view(np.uint8), bitorder="little"))
-            going_on = [t for t in allowed[:64].tolist() if t not in self._tokenizer.eos_token_ids]
-            if not going_on or not matcher.consume_token(going_on[0]):
-                break
-        return _reason(matcher.get_error()) if matcher.is_error() else None
+            going_on = allowed[~np.isin(allowed, list(self._tokenizer.eos_token_ids))]
+            if not len(going_on) or not matcher.consume_token(int(chooser.choice(going_on))):
+                return
 
     def _compile(self, grammars: Mapping[str, Grammar]) -> LLMatcher:
         named = [{"name": name, **grammar} for name, grammar in grammars.items()]
@@ -443,7 +522,9 @@ def _cannot_call(message: str) -> InvalidRequest:
 
 def _says_not_to_think(prompt: Prompt) -> bool:
     args = prompt.template_args
-    return args.get("enable_thinking") is False or args.get("reasoning_effort") == "none"
+    if "enable_thinking" in args:
+        return args["enable_thinking"] is False
+    return args.get("thinking") is False or args.get("reasoning_effort") == "none"
 
 
 def _param(prompt: Prompt) -> str:
@@ -487,10 +568,6 @@ def _adapted(grammar: Grammar) -> Grammar:
     if "json_schema" not in grammar:
         return grammar
     return {"json_schema": adapted(grammar["json_schema"])}
-
-
-def _terminal(marker: Marker) -> str:
-    return f"<[{marker.token}]>" if marker.token is not None else json.dumps(marker.text)
 
 
 def _quoted(text: str) -> str:

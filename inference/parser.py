@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -18,10 +19,12 @@ from inference.argument import typed
 from inference.call_format import call_format
 from inference.detokenizer import Detokenizer
 from inference.tool_call import JsonCall, new_call
-from parts import Part, Reasoning, Text, Tool, ToolArguments
+from parts import Part, Reasoning, Text, Tool, ToolArguments, ToolCall
 
 log = logging.getLogger(__name__)
 
+_ID = re.compile(r"[\w.:-]{1,64}", re.ASCII)
+"""An id that a client can be given."""
 Section = Literal["start", "reasoning", "content", "tool"]
 ToolParser = Callable[[str, Any], Any]
 """mlx-lm's: (text between the markers, tool definitions) -> one call or a list of them."""
@@ -34,6 +37,8 @@ class Marker:
     text: str
     token: int | None
     """Its token, when it is a single one; a marker of several tokens is recognised as text."""
+    tokens: tuple[int, ...] = ()
+    """How the model is used to write it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +57,8 @@ class Markers:
         def marker(text: str | None, tokens: Sequence[int] | None) -> Marker | None:
             if not text:
                 return None
-            return Marker(text, tokens[0] if tokens and len(tokens) == 1 else None)
+            tokens = tuple(tokens or ())
+            return Marker(text, tokens[0] if len(tokens) == 1 else None, tokens)
 
         t = tokenizer
         return cls(
@@ -104,6 +110,8 @@ class Parser:
         """Text of which it is not yet known what it is: part of a marker, or white space."""
         self._is_json_format = self._format is not None and self._format.is_json
         self._call = JsonCall()
+        self._ids: set[str] = set()
+        """Of the calls so far."""
         self._skips_space = is_thinking
         self.num_calls = 0
         """Calls that have been given whole."""
@@ -267,17 +275,25 @@ class Parser:
             yield Text(
                 (start.text if start else "") + text + (end.text if end and is_complete else "")
             )
-        for name, arguments in calls:
-            yield new_call(name)
+        for name, arguments, id in calls:
+            yield self._opened(name, id)
             yield ToolArguments(arguments)
 
-    def _parsed(self, text: str) -> list[tuple[str, str]]:
-        """Name and JSON arguments of each call; nothing when any of it is not understood."""
+    def _opened(self, name: str, id: Any) -> ToolCall:
+        """Open a call under the id that the model gave it, if that is one and new."""
+        call = new_call(name)
+        if isinstance(id, str) and _ID.fullmatch(id) and id not in self._ids:
+            call = replace(call, id=id)
+        self._ids.add(call.id)
+        return call
+
+    def _parsed(self, text: str) -> list[tuple[str, str, Any]]:
+        """Name, JSON arguments and id of each call; nothing when any of it is not understood."""
         assert self._tool_parser is not None
         try:
             calls = self._tool_parser(text, self._tools)
             calls = calls if isinstance(calls, list) else [calls]
-            return [_name_and_arguments(c, self._by_name) for c in calls]
+            return [(*_name_and_arguments(c, self._by_name), c.get("id")) for c in calls]
         except Exception:  # the parsers of mlx-lm raise whatever they stumble over
             return []
 

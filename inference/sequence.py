@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from inference.parser import Parser
 from inference.stop import StopScanner
 from parts import (
+    EngineFailed,
     Finish,
     FinishReason,
     Part,
@@ -108,12 +109,16 @@ class Sequence:
         The last part of the last call is `Finish`, and `is_finished` is true then.
 
         Raises:
-            RuntimeError: its guide has lost its way, or the model gave no numbers.
+            RuntimeError: the model gave no numbers.
+            EngineFailed: its guide has lost its way.
         """
         if token < 0:
             raise RuntimeError("the logits are not numbers")
         if self.guide is not None and self.guide.is_lost(len(self.generated)):
-            raise RuntimeError(f"the grammar cannot go on: {self.guide.error}")
+            raise EngineFailed(
+                "This answer cannot go on: what it must look like is too complex to be followed "
+                f"any further ({self.guide.error})."
+            )
         self.generated.append(token)
         if token in self._stop_tokens:
             return self._end("stop")

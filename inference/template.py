@@ -8,10 +8,12 @@ rendering probes, so that nothing a client says is lost on its way to the model.
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import json
+import logging
 import re
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -23,6 +25,8 @@ import jinja2.nodes
 from inference.encoding import PieceEncoder
 from parts import InvalidRequest, Message, Prompt, Tool, ToolCall
 
+log = logging.getLogger(__name__)
+
 SEAM = "\ufdd0"
 """Marks where a text is cut before it is encoded. A Unicode noncharacter: never part of a text."""
 
@@ -30,6 +34,12 @@ RENDER_S = 5.0
 """Seconds that a template may take."""
 
 ALWAYS_ALLOWED_ARGS = frozenset({"enable_thinking", "reasoning_effort"})
+SWITCHES = ("enable_thinking", "thinking")
+"""What templates call the argument that turns thinking on and off."""
+EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh")
+"""How much a request may ask a model to think, in OpenAI's words."""
+USUAL_EFFORTS = frozenset({"low", "medium", "high"})
+"""What a template knows of them that does not say."""
 RESERVED_ARGS = frozenset(
     "messages tools documents add_generation_prompt continue_final_message tokenize return_dict "
     "return_tensors chat_template padding truncation max_length bos_token eos_token pad_token "
@@ -85,15 +95,17 @@ class ChatTemplate:
         tools: list[dict[str, Any]] | None = None
         if prompt.tools and self.can_call_tools:
             tools = [_tool_entry(self._disarmed_tool(tool)) for tool in prompt.tools]
-        in_words = [_as_plain_text(message) for message in messages]
-        for attempt in (messages, _alternating(messages)):
+        for attempt in _attempts(messages):
             try:
                 return self._encode(self._text(attempt, tools, args))
             except _Endless:
                 raise _refusal("it does not come to an end") from None
             except Exception:  # a template may fail in any way
                 continue
-        return self._encode(self._text_or_refusal(_alternating(in_words), tools, args))
+        in_words = _alternating([_as_plain_text(message) for message in messages])
+        tokens = self._encode(self._text_or_refusal(in_words, tools, args))
+        log.warning("the chat template fails on these messages; it is told of calls in words")
+        return tokens
 
     def _told_of_tools(self, prompt: Prompt) -> Sequence[Message]:
         """The messages, with the tools in words where the template has none for them."""
@@ -162,10 +174,40 @@ class ChatTemplate:
                     param="chat_template_kwargs",
                 )
         said = {k: self._disarm(v) if isinstance(v, str) else v for k, v in given.items()}
-        args = {**self.default_args, **said}
-        if "enable_thinking" not in args and "reasoning_effort" in args:
-            args["enable_thinking"] = args["reasoning_effort"] != "none"
+        return self._in_its_words({**self.default_args, **said}, said)
+
+    def _in_its_words(self, args: dict[str, Any], said: Mapping[str, Any]) -> dict[str, Any]:
+        """Say how much to think in the ways that this template understands.
+
+        What the request said goes before what the server was told, whichever argument said it.
+        """
+        effort = args.get("reasoning_effort")
+        if "reasoning_effort" in said and effort not in self._efforts.union(EFFORTS):
+            raise InvalidRequest(
+                f"Unknown effort {str(effort)[:100]!r}. It may be "
+                + ", ".join([*EFFORTS, *sorted(self._efforts.difference(EFFORTS))]),
+                param="reasoning_effort",
+            )
+        if effort is not None and ("reasoning_effort" in said or "enable_thinking" not in args):
+            if "enable_thinking" not in said:
+                args["enable_thinking"] = effort != "none"
+        elif args.get("enable_thinking") is False and "reasoning_effort" in self._declared_args:
+            effort = "none"
+        if effort is not None:
+            args["reasoning_effort"] = self._nearest_effort(effort)
+        if "thinking" in self._declared_args - said.keys() and "enable_thinking" in args:
+            args["thinking"] = args["enable_thinking"]
         return args
+
+    def _nearest_effort(self, effort: Any) -> Any:
+        """The word of this template for an effort."""
+        has_switch = bool(self._declared_args.intersection(SWITCHES))
+        if effort in self._efforts or effort not in EFFORTS or (effort == "none" and has_switch):
+            return effort
+        words = self._efforts.intersection(EFFORTS)
+        words = (words if len(words) > 1 else USUAL_EFFORTS) - {"none"}
+        place = EFFORTS.index(effort)
+        return min(sorted(words), key=lambda word: abs(EFFORTS.index(word) - place))
 
     @cached_property
     def _settable_args(self) -> frozenset[str]:
@@ -173,13 +215,36 @@ class ChatTemplate:
 
     @cached_property
     def _declared_args(self) -> frozenset[str]:
+        """What the template reads, and does not merely set itself."""
+        tree = self._tree
+        own = {n.name for n in tree.find_all(jinja2.nodes.Name) if n.ctx != "load"}
+        # What is set where it is not defined is what a client may set.
+        asked = {
+            test.node.name
+            for test in tree.find_all(jinja2.nodes.Test)
+            if test.name in ("defined", "undefined") and isinstance(test.node, jinja2.nodes.Name)
+        }
+        return frozenset(jinja2.meta.find_undeclared_variables(tree)) - (own - asked)
+
+    @cached_property
+    def _efforts(self) -> frozenset[str]:
+        """The words for an effort that the template has in its expressions."""
+        nodes = jinja2.nodes
+        compared = (
+            node
+            for node in self._tree.find_all(nodes.Compare)
+            if any(name.name == "reasoning_effort" for name in node.find_all(nodes.Name))
+        )
+        own = frozenset(text for node in compared for text in _texts(node))
+        return own | _texts(self._tree).intersection(EFFORTS)
+
+    @cached_property
+    def _tree(self) -> jinja2.nodes.Template:
         environment = jinja2.Environment(extensions=["jinja2.ext.loopcontrols"])
         try:
-            tree = environment.parse(re.sub(r"{%-?\s*(end)?generation\s*-?%}", "", self._source))
+            return environment.parse(re.sub(r"{%-?\s*(end)?generation\s*-?%}", "", self._source))
         except jinja2.TemplateSyntaxError:
-            return frozenset()
-        own = {n.name for n in tree.find_all(jinja2.nodes.Name) if n.ctx != "load"}
-        return frozenset(jinja2.meta.find_undeclared_variables(tree)) - own
+            return jinja2.nodes.Template([])
 
     # What the template accepts
 
@@ -407,6 +472,13 @@ def _tool_entry(tool: Tool) -> dict[str, Any]:
     return {"type": "function", "function": function}
 
 
+def _texts(node: jinja2.nodes.Node) -> frozenset[str]:
+    """Every text that stands in an expression, lists of them included."""
+    values = (constant.value for constant in node.find_all(jinja2.nodes.Const))
+    lists = (v if isinstance(v, list | tuple) else [v] for v in values)
+    return frozenset(text for texts in lists for text in texts if isinstance(text, str) and text)
+
+
 def _joined(texts: Iterable[str]) -> str:
     return "\n\n".join(text for text in texts if text)
 
@@ -424,6 +496,32 @@ def _system_in_first_user(messages: Sequence[Message]) -> list[Message]:
             rest[index] = replace(message, content=_joined([system, message.content]))
             return rest
     return [Message("user", system), *rest]
+
+
+def _attempts(messages: Sequence[Message]) -> Iterator[Sequence[Message]]:
+    """The messages as they are, and what else a template may accept of them.
+
+    Mistral's demands ids of nine letters and digits.
+    """
+    for attempt in (messages, _alternating(messages)):
+        yield attempt
+        if any(m.tool_calls or m.tool_call_id for m in attempt):
+            yield [_with_short_ids(message) for message in attempt]
+
+
+def _with_short_ids(message: Message) -> Message:
+    return replace(
+        message,
+        tool_calls=tuple(replace(c, id=_short_id(c.id)) for c in message.tool_calls),
+        tool_call_id=message.tool_call_id and _short_id(message.tool_call_id),
+    )
+
+
+def _short_id(id: str) -> str:
+    """Nine letters and digits, always the same for an id."""
+    if re.fullmatch("[a-zA-Z0-9]{9}", id):
+        return id
+    return hashlib.sha256(id.encode("utf-8", "replace")).hexdigest()[:9]
 
 
 def _as_plain_text(message: Message) -> Message:

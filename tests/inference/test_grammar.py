@@ -23,7 +23,7 @@ import pytest
 from pydantic import BaseModel, Field, SecretStr
 
 from inference.engine import Engine
-from inference.grammar import NUM_CACHED, Grammars, Guide
+from inference.grammar import NUM_CACHED, Compiled, Grammars, Guide
 from inference.parser import Marker, Markers
 from parts import Constraint, EngineFailed, InvalidRequest, Message, Prompt, SamplingParams, Tool
 from tests import demo
@@ -43,26 +43,6 @@ UNTHINKING = {"enable_thinking": False}
 @pytest.fixture(scope="module")
 def grammars(tokenizer: Any) -> Grammars:
     return Grammars(tokenizer, Markers.of(tokenizer), vocab_size=VOCAB)
-
-
-@pytest.fixture(scope="session")
-def random_model(float32_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model that knows nothing: random weights, with the demo model's tokenizer."""
-    import mlx.core as mx
-    from mlx.utils import tree_flatten
-    from mlx_lm.models.qwen3 import Model, ModelArgs
-
-    folder = tmp_path_factory.mktemp("random")
-    for path in float32_model.iterdir():
-        if path.suffix == ".json":
-            (folder / path.name).write_bytes(path.read_bytes())
-    config = json.loads((folder / "config.json").read_text())
-    config |= {"hidden_size": 32, "num_hidden_layers": 1, "intermediate_size": 32, "head_dim": 8}
-    (folder / "config.json").write_text(json.dumps(config))
-    mx.random.seed(1)
-    weights = dict(tree_flatten(Model(ModelArgs.from_dict(config)).parameters()))
-    mx.save_safetensors(str(folder / "model.safetensors"), weights, {"format": "mlx"})
-    return folder
 
 
 def prompt_for(
@@ -582,11 +562,20 @@ def test_a_tag_in_the_text_is_not_closed(tokenizer: Any, grammars: Grammars) -> 
     assert len(allowed(guide)) == VOCAB
 
 
-def test_thinking_that_cannot_be_closed_by_a_token_has_no_budget(tokenizer: Any) -> None:
+def test_thinking_whose_marks_are_text_is_closed_letter_by_letter(tokenizer: Any) -> None:
     markers = spelled(Markers.of(tokenizer))
+    assert markers.think_end
+    letters = tuple(as_tokens(tokenizer, list("</think>")))
+    markers = replace(markers, think_end=replace(markers.think_end, tokens=letters))
     grammars = Grammars(tokenizer, markers, vocab_size=VOCAB)
-    with pytest.raises(InvalidRequest, match="closed by force"):
-        grammars.guide(Prompt(HELLO), [1], max_reasoning_tokens=5)
+    opened = as_tokens(tokenizer, ["hi", "<think>", "\n"])
+    for prompt in (Prompt(HELLO), prompt_for("choice", ["yes"], thinks=True)):
+        guide = grammars.guide(prompt, opened, max_reasoning_tokens=0)
+        assert guide is not None
+        for token in letters:
+            assert allowed(guide) == [token]
+            guide.accept(token)
+        assert len(allowed(guide)) > 1
     without = Grammars(tokenizer, replace(markers, think_end=None), vocab_size=VOCAB)
     assert without.guide(Prompt(HELLO), [1], max_reasoning_tokens=5) is None
 
@@ -760,6 +749,8 @@ def nested(depth: int, wrap: Any) -> Any:
     return schema
 
 
+ENDLESS = "^(([a-z]{1,50}){1,50}){1,50}$"
+"""An expression that is compiled in no time, and cannot be followed for more than a few words."""
 SOME = {f"p{i}": {"type": "string"} for i in range(900)}
 REFUSED: dict[str, tuple[str, Any, str]] = {
     "nested objects": ("json", nested(800, lambda s: {"properties": {"a": s}}), "deeper than 100"),
@@ -824,6 +815,7 @@ REFUSED: dict[str, tuple[str, Any, str]] = {
     "a pattern that looks around": ("json", {"type": "string", "pattern": "(?=a)b"}, "look-ahead"),
     "1e9 repeats": ("regex", "a{1000000000}", "too many"),
     "repeats of repeats": ("regex", "((a{100}){100}){100}", "too many"),
+    "ranges of ranges": ("json", {"type": "string", "pattern": ENDLESS}, "too many"),
     "unclosed": ("regex", "(a", "unclosed group"),
     "backreference": ("regex", r"(a)\1", "backreferences"),
     "look-behind": ("regex", "(?<=a)b", "look-behind"),
@@ -887,7 +879,6 @@ def doubling(number: int) -> dict[str, Any]:
         ("json", {"type": "string", "minLength": 10**9}),
         ("json", {"enum": [f"v{i:05}" for i in range(20_000)]}),
         ("json", {"type": "integer", "multipleOf": 19_991}),
-        ("json", {"type": "string", "pattern": "^(([a-z]{1,50}){1,50}){1,50}$"}),
         ("regex", "|".join(f"(a|b)*a(a|b){{{i}}}" for i in range(15, 40))),
         ("regex", "(.*a.*b.*c){12}"),
         ("grammar", 'start: s\ns: s s | s s s | "a" |'),
@@ -929,8 +920,9 @@ def test_a_tokenizer_written_in_python_is_refused_with_a_reason(tokenizer: Any) 
 def test_a_grammar_that_ends_in_nothing_fails_alone(random_model: Path) -> None:
     def break_it(guide: Guide | None) -> Guide | None:
         if guide is not None and guide._matcher is not None:
-            guide._fresh = guide._matcher
             guide._matcher.consume_token(ENDS[0])  # is not allowed here
+            broken = guide._matcher
+            guide._grammar = Compiled(lambda: broken)
         return guide
 
     async def scene() -> None:
@@ -953,7 +945,7 @@ def test_a_grammar_that_ends_in_nothing_fails_alone(random_model: Path) -> None:
             await engine.submit(prompt, SamplingParams(max_tokens=10, seed=1)) for prompt in prompts
         ]
         first, broken, last = await asyncio.gather(*map(whole, answers), return_exceptions=True)
-        assert isinstance(broken, EngineFailed)
+        assert isinstance(broken, EngineFailed) and "too complex" in broken.message
         assert isinstance(first, Folded) and isinstance(last, Folded)
         assert (first.text, last.text) == ("yes", "yes")
         assert engine.status.phase == "ready"
@@ -973,6 +965,34 @@ def test_a_guide_that_is_lost_says_behind_which_token(tokenizer: Any, grammars: 
     guide.catch_up(as_tokens(tokenizer, ["a"]))
     assert not guide.error and not guide.is_lost(1)
     assert allowed(guide) == as_tokens(tokenizer, ["b"])
+
+
+def far_behind(schema: dict[str, Any]) -> Prompt:
+    """A prompt for an object in which a schema stands where no try at it gets to."""
+    properties = {"a": {"const": "a long text of all letters " * 10}, "b": schema}
+    value = {"type": "object", "properties": properties, "required": ["a", "b"]}
+    return prompt_for("json", {**value, "additionalProperties": False})
+
+
+def test_an_answer_that_asks_too_much_of_a_grammar_fails_alone(
+    tokenizer: Any, grammars: Grammars
+) -> None:
+    prompt = far_behind({"type": "string", "pattern": ENDLESS})
+    text = json.dumps({"a": "a long text of all letters " * 10}).removesuffix("}") + ', "b": "'
+    beginning = as_tokens(tokenizer, [text])
+    guides = []
+    for seed in range(3):
+        guide = grammars.guide(prompt, [1])
+        assert guide is not None
+        for token in beginning:
+            guide.accept(token)
+        # Where the one before has failed, this one still stands.
+        assert not guide.error and set(as_tokens(tokenizer, ["a", "z"])) <= set(allowed(guide))
+        guides.append(guide)
+        chooser = random.Random(seed)
+        while not guide.error and len(choices := allowed(guide)) < VOCAB:
+            guide.accept(chooser.choice(choices))
+    assert any("too many" in str(guide.error) for guide in guides)
 
 
 def test_guides_of_one_grammar_do_not_share_where_they_stand(

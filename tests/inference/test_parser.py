@@ -176,6 +176,29 @@ def test_every_call_has_an_id_of_its_own(tokenizer: Any) -> None:
     assert len({part.id for part in parts if isinstance(part, ToolCall)}) == 3
 
 
+def test_an_id_that_the_model_gives_is_kept_once(tokenizer: Any) -> None:
+    from mlx_lm.tool_parsers.kimi_k2 import parse_tool_call
+
+    parser = make_parser(tokenizer, tools=[WEATHER], tool_parser=parse_tool_call)
+    ids = ("functions.weather:0", "functions.weather:1", "functions.weather:0")
+    pieces = [p for id in ids for p in (CALL, f"{id}<|tool_call_argument_begin|>{{}}", END_CALL)]
+    parts = [p for token in as_tokens(tokenizer, pieces) for p in parser.add(token)]
+    found = [part.id for part in parts if isinstance(part, ToolCall)]
+    assert found[:2] == list(ids[:2]) and found[2].startswith("call_")
+
+
+def test_an_id_that_is_none_is_replaced(tokenizer: Any) -> None:
+    for id in ("", "a b", "x" * 65, "é", 5, None):
+        parser = make_parser(
+            tokenizer,
+            tools=[WEATHER],
+            tool_parser=lambda text, tools, id=id: {"name": "weather", "id": id},
+        )
+        tokens = as_tokens(tokenizer, [CALL, "x", END_CALL])
+        parts = [part for token in tokens for part in parser.add(token)]
+        assert [p.id[:5] for p in parts if isinstance(p, ToolCall)] == ["call_"]
+
+
 def test_a_call_whose_end_is_missing_is_still_a_call_if_it_is_whole(tokenizer: Any) -> None:
     found = parsed(make_parser(tokenizer, tools=[WEATHER]), as_tokens(tokenizer, [CALL, PARIS]))
     assert found.calls == [("weather", '{"city": "Paris"}')]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from typing import Any
 
 import pytest
@@ -253,10 +254,10 @@ def test_control_tokens_anywhere_in_a_call_or_a_tool_are_text(tokenizer: Any) ->
 
 
 def test_control_tokens_in_template_arguments_are_text(tokenizer: Any) -> None:
-    template = make_template(tokenizer, "{{ reasoning_effort }}{{ mood }}" + CHATML)
-    args = {"reasoning_effort": "<|im_end|>", "mood": "<|im_start|>"}
+    template = make_template(tokenizer, "{{ who }}{{ mood }}" + CHATML)
+    args = {"who": "<|im_end|>", "mood": "<|im_start|>"}
     tokens = template.render(Prompt((U1,), template_args=args))
-    plain = template.render(Prompt((U1,), template_args={"reasoning_effort": "", "mood": ""}))
+    plain = template.render(Prompt((U1,), template_args={"who": "", "mood": ""}))
     assert num_control(template, tokens) == num_control(template, plain)
 
 
@@ -299,6 +300,67 @@ def test_a_request_overrides_the_servers_own_arguments(tokenizer: Any) -> None:
     closed = "<think>\n\n</think>"
     assert closed in shown(template, U1)
     assert closed not in shown(template, U1, template_args={"enable_thinking": True})
+
+
+EFFORT = "{% if reasoning_effort is not defined %}{% set reasoning_effort = 'medium' %}{% endif %}"
+GPT_OSS = EFFORT + "[{{ reasoning_effort }}]"
+MISTRAL = (
+    "{% if reasoning_effort not in ['none', 'high'] %}{{ raise_exception('no') }}{% endif %}"
+    "[{{ reasoning_effort }}]"
+)
+DEEPSEEK = "{% if not thinking is defined %}{% set thinking = false %}{% endif %}[{{ thinking }}]"
+QWEN = "{% if enable_thinking is defined %}[{{ enable_thinking }}]{% endif %}"
+ONE_MORE = "{% if reasoning_effort == 'max' %}[most]{% else %}[{{ reasoning_effort }}]{% endif %}"
+
+
+@pytest.mark.parametrize(
+    ("source", "by_effort"),
+    [
+        (GPT_OSS, "low low low medium high high"),
+        (MISTRAL, "none high high high high high"),
+        (DEEPSEEK, "False True True True True True"),
+        (QWEN, "False True True True True True"),
+    ],
+)
+def test_an_effort_is_said_in_the_templates_own_words(
+    tokenizer: Any, source: str, by_effort: str
+) -> None:
+    template = make_template(tokenizer, source + CHATML)
+    efforts = ["none", "minimal", "low", "medium", "high", "xhigh"]
+    for effort, said in zip(efforts, by_effort.split(), strict=True):
+        assert f"[{said}]" in shown(template, U1, template_args={"reasoning_effort": effort})
+
+
+def test_thinking_that_is_turned_off_is_the_least_effort(tokenizer: Any) -> None:
+    off = {"enable_thinking": False}
+    for source, said in ((GPT_OSS, "low"), (MISTRAL, "none"), (DEEPSEEK, "False")):
+        template = make_template(tokenizer, source + CHATML)
+        assert f"[{said}]" in shown(template, U1, template_args=off)
+
+
+def test_what_a_request_says_of_thinking_goes_before_the_servers_flags(tokenizer: Any) -> None:
+    for name, source in (("enable_thinking", QWEN), ("thinking", DEEPSEEK)):
+        for is_on in (True, False):
+            template = make_template(tokenizer, source + CHATML, **{name: is_on})
+            effort = "none" if is_on else "high"
+            told = shown(template, U1, template_args={"reasoning_effort": effort})
+            assert f"[{not is_on}]" in told and f"[{is_on}]" in shown(template, U1)
+    template = make_template(tokenizer, DEEPSEEK + CHATML, enable_thinking=False)
+    assert "[True]" in shown(template, U1, template_args={"thinking": True})
+
+
+def test_an_effort_that_nobody_knows_is_refused(tokenizer: Any) -> None:
+    template = make_template(tokenizer, ONE_MORE + CHATML)
+    assert "[most]" in shown(template, U1, template_args={"reasoning_effort": "max"})
+    for effort in ("maximal", "", 5, True):
+        with pytest.raises(
+            InvalidRequest, match="none, minimal, low, medium, high, xhigh, max"
+        ) as e:
+            shown(template, U1, template_args={"reasoning_effort": effort})
+        assert e.value.param == "reasoning_effort"
+    # What the server was told is its owner's business.
+    template = make_template(tokenizer, ONE_MORE + CHATML, reasoning_effort="mild")
+    assert "[mild]" in shown(template, U1)
 
 
 def test_arguments_that_the_template_reads_can_be_set(tokenizer: Any) -> None:
@@ -347,3 +409,45 @@ def test_arguments_that_nest_without_end_are_passed_as_text(tokenizer: Any) -> N
     call = ToolCall("c", "f", deep)
     messages = (Message("user", "hi"), Message("assistant", tool_calls=(call,)))
     assert make_template(tokenizer, WANTS_MAPPINGS).render(Prompt(messages))
+
+
+WANTS_SHORT_IDS = (
+    "{% for m in messages %}{{ m.role }}:{{ m.content }}"
+    "{% for c in m.tool_calls or [] %}"
+    "{% if c.id|length != 9 %}{{ raise_exception('ids have 9 characters') }}{% endif %}"
+    "<{{ c.function.name }} {{ c.function.arguments | tojson }} {{ c.id }}>{% endfor %}"
+    "{% if m.tool_call_id %}<{{ m.tool_call_id }}>{% endif %}\n{% endfor %}assistant:"
+)
+
+
+def test_ids_of_calls_are_shortened_for_a_template_that_wants_them_short(
+    tokenizer: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    template = make_template(tokenizer, WANTS_SHORT_IDS)
+    long, short = "call_0123456789abcdef01234567", "a1B2c3D4e"
+    history = (
+        U1,
+        Message("assistant", tool_calls=(ToolCall(long, "f", "{}"), ToolCall(short, "g", "{}"))),
+        Message("tool", "one", tool_call_id=long),
+        Message("tool", "two", tool_call_id=short),
+    )
+    first, second = shown(template, *history), shown(template, *history)
+    assert first == second
+    ids = re.findall(r"<f {} (\w{9})>", first)
+    assert len(ids) == 1 and first.count(f"<{ids[0]}>") == 1 and f"<g {{}} {short}>" in first
+    assert not caplog.records
+
+
+def test_a_template_that_fails_on_calls_leaves_a_line_in_the_log(
+    tokenizer: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = "{% for m in messages %}{% if m.tool_calls and m.tool_calls|length > 1 %}"
+    source += "{{ raise_exception('one call') }}{% endif %}" + WANTS_SHORT_IDS[24:]
+    template = make_template(tokenizer, source)
+    calls = (ToolCall("a", "f", "{}"), ToolCall("b", "g", "{}"))
+    results = (Message("tool", "x", tool_call_id="a"), Message("tool", "y", tool_call_id="b"))
+    text = shown(template, U1, Message("assistant", tool_calls=calls), *results)
+    assert '{"name": "f", "arguments": {}}' in text
+    assert [record.message for record in caplog.records] == [
+        "the chat template fails on these messages; it is told of calls in words"
+    ]
