@@ -14,7 +14,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ class Remote:
         with self._opened(path, None, timeout) as answer:
             return json.load(answer)
 
-    def events(self, path: str, body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    def events(self, path: str, body: Mapping[str, Any]) -> Generator[dict[str, Any]]:
         """The events of a streamed answer, up to its end. Raises `ServerError`."""
         with self._opened(path, {**body, "stream": True}, None) as answer:
             for line in answer:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import io
 import json
+import os
 import plistlib
+import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,8 +23,9 @@ import commands
 from commands import service
 from door.settings import ROOT, Settings, parse
 from inference.sizes import fit, in_words, suggested
-from parts import Reasoning, Text, Unavailable, Usage
-from tests.scripted import ScriptedEngine, says
+from parts import Prompt, Reasoning, SamplingParams, Text, Unavailable, Usage
+from tests.scripted import ScriptedEngine, Step, says
+from tests.serving import wait_until
 
 
 def port_of(url: str) -> str:
@@ -93,6 +100,7 @@ def test_a_chat_remembers_and_dims_thoughts(
     assert commands.run(["chat", "--port", port_of(scripted_url)]) == 0
     said = capsys.readouterr().out
     assert said.count("[bold]Hello") == 3
+    assert said.count("hmm\n\n[bold]Hello") == 3
     assert "5 tokens, " in said
     assert "2 cached" in said
     assert "/system TEXT" in said
@@ -101,6 +109,71 @@ def test_a_chat_remembers_and_dims_thoughts(
     assert [m.content for m in second.messages] == ["Be kind.", "Hi", "[bold]Hello", "Again"]
     assert second.template_args["enable_thinking"] is False
     assert [m.content for m in third.messages] == ["Be kind.", "Once more"]
+
+
+def test_what_was_stopped_is_not_forgotten(
+    engine: ScriptedEngine, scripted_url: str, tmp_path: Path
+) -> None:
+    def script(prompt: Prompt, params: SamplingParams) -> Iterable[Step]:
+        parts = [Reasoning("hmm"), Text("Once upon")]
+        if prompt.messages[-1].content == "Tell":
+            parts.append(asyncio.Event())
+        return says(*parts)(prompt, params)
+
+    engine.script = script
+    with talking(scripted_url) as chat:
+        chat.say("Hi")
+        chat.wait_for("tok/s")
+        chat.say("Tell")
+        chat.wait_for("tok/s.*Once upon")
+        chat.process.send_signal(signal.SIGINT)
+        chat.wait_for("stopped")
+        chat.say("Go on")
+        chat.wait_for("stopped.*tok/s")
+        chat.say("And then?")
+        chat.wait_for("stopped.*tok/s.*tok/s")
+    hi, once = ("user", "Hi"), ("assistant", "Once upon")
+    *_, third, fourth = engine.prompts
+    stopped = [("user", "Tell"), once, ("user", "Go on")]
+    assert [(m.role, m.content) for m in third.messages] == [hi, once, *stopped]
+    assert [(m.role, m.content) for m in fourth.messages][:-1] == [hi, once, *stopped, once]
+    wait_until(lambda: engine.answers[1].is_cancelled, "the stopped answer costs nothing more")
+
+
+class Talking:
+    """A chat in a process of its own, which can be interrupted."""
+
+    def __init__(self, url: str) -> None:
+        argv = [sys.executable, str(ROOT / "server.py"), "chat", "--port", port_of(url)]
+        self.process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert self.process.stdout
+        os.set_blocking(self.process.stdout.fileno(), False)
+        self._said = b""
+
+    def say(self, line: str) -> None:
+        assert self.process.stdin
+        self.process.stdin.write(f"{line}\n".encode())
+        self.process.stdin.flush()
+
+    def wait_for(self, pattern: str) -> None:
+        wait_until(lambda: re.search(pattern, self._seen(), re.DOTALL), pattern)
+
+    def _seen(self) -> str:
+        assert self.process.stdout
+        self._said += self.process.stdout.read() or b""
+        return self._said.decode()
+
+
+@contextlib.contextmanager
+def talking(url: str) -> Iterator[Talking]:
+    chat = Talking(url)
+    try:
+        with chat.process:
+            yield chat
+            assert chat.process.stdin
+            chat.process.stdin.close()
+    finally:
+        chat.process.kill()
 
 
 def test_one_question_may_be_asked_at_once(
