@@ -155,9 +155,10 @@ def conversations(settings: Settings) -> str:
 
 
 def versions(settings: Settings) -> str:
-    names = ("fastapi", "uvicorn", "transformers", "huggingface_hub", "pydantic", "llguidance")
-    found = [f"{name} {_version(name)}" for name in names]
-    return ", ".join([f"server {VERSION}", *found[:3]])
+    for name in ("uvicorn", "huggingface_hub", "pydantic", "llguidance"):
+        _version(name)
+    shown = [f"{name} {_version(name)}" for name in ("fastapi", "transformers")]
+    return ", ".join([f"server {VERSION}", *shown])
 
 
 def _version(name: str) -> str:

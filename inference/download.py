@@ -26,6 +26,8 @@ SPARE_BYTES = 200 * 10**6
 AT_ONCE = 4
 """Files that are downloaded at the same time."""
 LOOK_EVERY_S = 0.2
+CHUNK_BYTES = 256 * 2**10
+"""How much comes before it is written: what is not written is not seen, nor kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,10 +233,11 @@ def _fetch_file(plan: Plan, file: RemoteFile) -> None:
 
 
 def _append(plan: Plan, file: RemoteFile, opened: BinaryIO) -> None:
-    from huggingface_hub import hf_hub_url
+    from huggingface_hub import constants, hf_hub_url
     from huggingface_hub.file_download import http_get
     from huggingface_hub.utils import build_hf_headers
 
+    constants.DOWNLOAD_CHUNK_SIZE = CHUNK_BYTES
     http_get(
         hf_hub_url(plan.repo, file.name, revision=plan.commit),
         opened,

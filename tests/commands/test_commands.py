@@ -71,7 +71,7 @@ def test_models_lists_what_is_cached_and_whether_it_is_whole(
     assert "not whole: serving it fetches the rest" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("gigabytes", [4, 8, 16, 32, 64, 128, 512])
+@pytest.mark.parametrize("gigabytes", [1, 2, 3, 4, 8, 16, 32, 64, 128, 512])
 def test_what_is_suggested_fits(gigabytes: int) -> None:
     memory = gigabytes * 10**9
     found = suggested(memory)
