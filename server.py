@@ -625,7 +625,7 @@ def _engine(settings: Settings) -> Engine:
     from inference.engine import LoadedModel
     from inference.repository import locate
 
-    folder = locate(settings.model)
+    folder = locate(settings.model, is_forced=settings.force)
     if settings.adapter_path and not Path(settings.adapter_path).is_dir():
         raise Unavailable(f"There is no adapter folder {settings.adapter_path!r}.")
 

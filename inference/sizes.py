@@ -80,6 +80,13 @@ def suggested(memory: int | None = None) -> list[KnownModel]:
     return sorted(found[:3], key=lambda known: -known.num_bytes)
 
 
+def advice(memory: int | None = None) -> str:
+    """What to do about a model that is too big, as the end of a sentence."""
+    best = next(iter(suggested(memory)), None)
+    smaller = f"{best.repo} fits" if best else "try a smaller one"
+    return f"{smaller}, and --force tries this one all the same."
+
+
 def in_words(num_bytes: float) -> str:
     """A size as people say it."""
     for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):

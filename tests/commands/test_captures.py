@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import shutil
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -63,7 +64,19 @@ def test_doctor_says_what_is_wrong(tmp_path: Path, opened: list[Terminal]) -> No
     said = terminal.end()
     assert terminal.process.wait() == 1
     assert "✗ model         some/model is not here, or not whole: serving it fetches it" in said
-    assert re.search(r"^✗ port          8080: ", said, re.MULTILINE)
+    assert "✗ port          192.0.2.1 is not an address of this machine; try --host 127" in said
+
+
+def test_doctor_does_not_wait_for_a_program_that_says_nothing(
+    tmp_path: Path, opened: list[Terminal]
+) -> None:
+    """It takes the connection, and says nothing until the doctor has gone."""
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        port = silent.getsockname()[1]
+        said = capture(opened, ["doctor", "--port", str(port)], tmp_path).end()
+    assert f"✗ port          {port}: address already in use; try --port 0" in said
 
 
 def test_a_download_the_banner_and_a_request(tmp_path: Path, opened: list[Terminal]) -> None:

@@ -71,6 +71,37 @@ def test_models_lists_what_is_cached_and_whether_it_is_whole(
     assert "not whole: serving it fetches the rest" in capsys.readouterr().out
 
 
+def test_models_says_what_is_no_model_for_mlx(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    repositories = {
+        "gguf": ["model.Q4.gguf"],
+        "pickles": ["config.json", "pytorch_model.bin"],
+        "pictures": ["model_index.json", "unet/config.json", "unet/model.safetensors"],
+        "ours": ["config.json", "model-00001-of-00002.safetensors", "onnx/model.onnx"],
+        "begun": ["config.json"],
+    }
+    for name, files in repositories.items():
+        snapshot = tmp_path / f"models--some--{name}" / "snapshots" / ("a" * 40)
+        for file in files:
+            (snapshot / file).parent.mkdir(parents=True, exist_ok=True)
+            (snapshot / file).write_bytes(b"x" * 1000)
+    blobs = tmp_path / "models--some--blobs" / "blobs"
+    blobs.mkdir(parents=True)
+    (blobs / "abc.incomplete").write_bytes(b"x" * 5000)
+    assert commands.run(["models", "--json"]) == 0
+    found = {entry["model"]: entry for entry in json.loads(capsys.readouterr().out)}
+    ours = {name for name, entry in found.items() if entry["is_for_mlx"]}
+    assert ours == {"demo", "some/ours", "some/begun", "some/blobs"}
+    assert found["some/blobs"]["num_bytes"] == 5000
+    assert commands.run(["models"]) == 0
+    lines = [line.split()[0] for line in capsys.readouterr().out.splitlines() if "not for" in line]
+    assert set(lines) == {"some/gguf", "some/pickles", "some/pictures"}
+
+
 @pytest.mark.parametrize("gigabytes", [1, 2, 3, 4, 8, 16, 32, 64, 128, 512])
 def test_what_is_suggested_fits(gigabytes: int) -> None:
     memory = gigabytes * 10**9
