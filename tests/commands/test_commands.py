@@ -12,6 +12,7 @@ import re
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
@@ -288,35 +289,113 @@ def test_the_unit_starts_the_server_with_its_flags(settings: Settings, tmp_path:
     assert (done.returncode, unit.name in done.stderr) == (0, False), done.stderr
 
 
-def test_it_is_installed_and_uninstalled(
+def test_paths_are_those_of_the_folder_in_which_it_was_installed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With programs that only say how they were called."""
-    for name in ("systemctl", "launchctl"):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HOME", "models")
+    monkeypatch.setattr(sys, "platform", "darwin")
+    flags = ["--model", "./here", "--api-key-file", "keys.txt", "--adapter-path", "lora"]
+    flags += ["--prompt-cache-dir", "cache", "--conversation-logs", "logs"]
+    assert commands.run(["service", "install", "--print", *flags]) == 0
+    content = plistlib.loads(capsys.readouterr().out.encode())
+    installed = parse(content["ProgramArguments"][2:])
+    for name, path in (
+        ("model", "here"),
+        ("api_key_file", "keys.txt"),
+        ("adapter_path", "lora"),
+        ("prompt_cache_dir", "cache"),
+        ("conversation_logs", "logs"),
+    ):
+        assert getattr(installed, name) == str(tmp_path / path)
+    assert content["EnvironmentVariables"]["HF_HOME"] == str(tmp_path / "models")
+    assert commands.run(["service", "install", "--print", "--model", "some/repository"]) == 0
+    assert "<string>some/repository</string>" in capsys.readouterr().out
+
+
+SYSTEMCTL = """#!/bin/sh
+echo "systemctl $@" >> called
+case "$*" in
+*"enable --now"*) sh -c "exec $(sed -n s/^ExecStart=//p "$UNIT")" >log 2>&1 & echo $! >pid;;
+*"disable --now"*) kill "$(cat pid)";;
+esac
+"""
+"""Starts what the unit says."""
+LAUNCHCTL = """#!/bin/sh
+echo "launchctl $@" >> called
+case "$1" in
+bootstrap) test ! -e known || { echo "Bootstrap failed: 5" >&2; exit 5; }; touch known;;
+bootout) touch going;;
+print) test -e known || exit 113; test ! -e going || rm going known;;
+esac
+"""
+"""Knows a name for a moment longer than it was asked to."""
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home on a machine whose programs only say how they were called, or do a little."""
+    for name, text in (("systemctl", SYSTEMCTL), ("launchctl", LAUNCHCTL)):
         program = tmp_path / "bin" / name
         program.parent.mkdir(exist_ok=True)
-        program.write_text(f'#!/bin/sh\necho "{name} $@" >> "{tmp_path}/called"\n')
+        program.write_text(text)
         program.chmod(0o700)
+    monkeypatch.setenv("UNIT", str(tmp_path / ".config/systemd/user/mlx-server.service"))
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
     monkeypatch.setattr(sys, "platform", "linux")
-    unit = tmp_path / ".config/systemd/user/mlx-server.service"
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_it_is_installed_and_uninstalled(machine: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    unit = machine / ".config/systemd/user/mlx-server.service"
+    port = str(free_port())
     assert commands.run(["service", "status"]) == 3
     assert commands.run(["service", "uninstall"]) == 1
-    assert commands.run(["service", "install", "--api-key", "secret"]) == 0
-    assert unit.stat().st_mode & 0o777 == 0o600
-    assert commands.run(["service", "status"]) == 0
-    monkeypatch.setattr(sys, "platform", "darwin")
-    assert commands.run(["service", "install"]) == 0
-    assert plistlib.loads((tmp_path / "Library/LaunchAgents/local.mlx-server.plist").read_bytes())
-    monkeypatch.setattr(sys, "platform", "linux")
-    assert commands.run(["service", "uninstall"]) == 0
+    argv = ["service", "install", "--port", port, "--no-conversation-logs"]
+    try:
+        assert commands.run([*argv, "--api-key", "secret"]) == 0
+        assert unit.stat().st_mode & 0o777 == 0o600
+        assert commands.run(["service", "status"]) == 0
+        said = capsys.readouterr().out
+        assert f"It runs: http://127.0.0.1:{port}. " in said
+        unit.unlink()  # as if it were somebody else's server
+        assert commands.run(argv) == 1
+        assert "Another server answers at" in capsys.readouterr().err
+        unit.touch()
+    finally:
+        assert commands.run(["service", "uninstall"]) == 0
     assert not unit.exists()
-    called = (tmp_path / "called").read_text()
-    for words in ("--user daemon-reload", "enable --now", "disable --now", "bootstrap gui/"):
+    called = (machine / "called").read_text()
+    for words in ("--user daemon-reload", "enable --now", "disable --now"):
         assert words in called
-    assert "secret" not in capsys.readouterr().out
+    assert "secret" not in said
+
+
+def test_launchd_is_asked_again_only_when_the_old_one_is_gone(
+    machine: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setattr(service, "START_S", 0)
+    argv = ["service", "install", "--port", str(free_port())]
+    assert commands.run(argv) == 0
+    assert plistlib.loads((machine / "Library/LaunchAgents/local.mlx-server.plist").read_bytes())
+    assert commands.run(argv) == 0
+    said = capsys.readouterr().out
+    assert said.count("It was told to start, and does not answer") == 2
+    assert "It runs" not in said
+    verbs = [line.split()[1] for line in (machine / "called").read_text().splitlines()]
+    assert verbs == ["bootstrap", "bootout", "print", "print", "bootstrap"]
+    assert commands.run(["service", "uninstall"]) == 0
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
 
 
 # Completion
