@@ -11,7 +11,7 @@ NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$p -c '$(NEW_ENOUGH)' >/dev/null 2>&1 && echo $$p && break; done)
 
-.PHONY: serve test test-browser bench soak lint types format clean
+.PHONY: serve test test-browser test-clients screenshots bench soak lint types format clean
 
 serve: $(VENV)/.serve-ready
 	@$(BIN)/python server.py $(if $(MODEL),--model $(MODEL)) $(ARGS)
@@ -24,6 +24,16 @@ test: lint types
 test-browser: $(VENV)/.test-ready
 	@$(BIN)/python -m tests.web.chromium
 	@REQUIRE_BROWSER=1 $(BIN)/python -m pytest tests/web
+
+# The presets of `connect`, read by the real clients: 2 GB from the registries, once.
+test-clients: $(VENV)/.test-ready
+	@TEST_CLIENTS=1 $(BIN)/python -m pytest tests/commands/test_real_clients.py
+
+# The pictures of the README, made anew.
+screenshots: $(VENV)/.test-ready
+	@$(BIN)/python -m tests.web.chromium
+	@$(BIN)/python -m tests.web.screenshots
+	@$(BIN)/python -m tests.commands.pictures
 
 # Half an hour: many clients for ten minutes, fifty servers killed, thousands of odd requests.
 soak: $(VENV)/.test-ready
@@ -46,7 +56,7 @@ format: $(VENV)/.test-ready
 	@$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .clients .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "This server needs Python 3.11 or newer; none was found." >&2; exit 1; }

@@ -245,7 +245,7 @@ async def _load(app: FastAPI, settings: Settings, engine: Engine) -> None:
         url,
         real_models=_real_models() if settings.model == str(DEMO_MODEL) else (),
         has_key=bool(settings.api_key or settings.api_key_file),
-        origins=", ".join(settings.origins) or "none",
+        origins="any" if "*" in settings.origins else ", ".join(settings.origins) or "its own",
     )
     log_lines.say(banner, "ready", level="info", url=url, model=card.name)
 
@@ -624,7 +624,7 @@ def _engine(settings: Settings) -> Engine:
     from inference.engine import LoadedModel
     from inference.repository import locate
 
-    folder = locate(settings.model)
+    folder = locate(settings.model, is_forced=settings.force)
     if settings.adapter_path and not Path(settings.adapter_path).is_dir():
         raise Unavailable(f"There is no adapter folder {settings.adapter_path!r}.")
 

@@ -7,6 +7,7 @@ in the archive.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 import time
 from dataclasses import dataclass, field
@@ -39,17 +40,23 @@ class Talk:
     console: Console
     last_id: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
+    again: list[dict[str, str]] = field(default_factory=list)
+    """What was said since the last answer that finished: nothing else can be continued."""
 
     def ask(self, text: str) -> None:
         """Ask, and print the answer while it comes. Raises `ServerError`."""
-        body: dict[str, Any] = {"input": text, **self.options}
+        asked = [*self.again, {"role": "user", "content": text}]
+        body: dict[str, Any] = {"input": asked, **self.options}
         if self.last_id:
             body["previous_response_id"] = self.last_id
         printed = Printed(self.console)
         try:
-            for event in self.server.events("/v1/responses", body):
-                self._take(event, printed)
+            with contextlib.closing(self.server.events("/v1/responses", body)) as events:
+                for event in events:
+                    self._take(event, printed)
         except KeyboardInterrupt:
+            said = [{"role": "assistant", "content": printed.said}] if printed.said else []
+            self.again = [*asked, *said]
             self.console.print("\n[dim]stopped[/dim]")
             return
         self.console.print(f"\n[dim]{printed.summary()}[/dim]")
@@ -57,11 +64,12 @@ class Talk:
     def _take(self, event: dict[str, Any], printed: Printed) -> None:
         match event["type"]:
             case "response.output_text.delta":
+                printed.said += event["delta"]
                 printed.add(event["delta"], "")
-            case "response.reasoning_text.delta":
+            case "response.reasoning_summary_text.delta":
                 printed.add(event["delta"], "dim")
             case "response.completed" | "response.incomplete":
-                self.last_id = event["response"]["id"]
+                self.last_id, self.again = event["response"]["id"], []
                 printed.usage = event["response"]["usage"]
                 printed.is_cut = event["type"] == "response.incomplete"
             case "response.failed":
@@ -74,7 +82,7 @@ class Talk:
             case (("/quit" | "/exit" | "/q"), _):
                 return False
             case "/new", _:
-                self.last_id = None
+                self.last_id, self.again = None, []
                 self.console.print("[dim]a new conversation[/dim]")
             case "/system", text:
                 self.options["instructions"] = text
@@ -93,6 +101,8 @@ class Printed:
     began: float = field(default_factory=time.perf_counter)
     first_s: float | None = None
     style: str = ""
+    said: str = ""
+    """The answer so far, without its thoughts."""
     usage: dict[str, Any] = field(default_factory=dict)
     is_cut: bool = False
 
@@ -139,8 +149,6 @@ def run(settings: Settings, options: argparse.Namespace) -> int:
 
 def _converse(talk: Talk) -> None:
     """Ask what is typed, until there is no more."""
-    import contextlib
-
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401  # makes `input` remember lines
     while True:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import time
 from pathlib import Path
@@ -18,6 +19,7 @@ from parts import Unavailable
 MARK = ".before-mlx-server-"
 ABSENT = ".absent"
 """Ends the name of a backup that stands for no file."""
+COMMENTS = "has comments, which would be lost"
 
 
 def write(entry: Entry) -> Path | None:
@@ -28,7 +30,7 @@ def write(entry: Entry) -> Path | None:
     """
     path = entry.path.expanduser().resolve()  # what a link points to, not the link
     old = _text(path)
-    new = _rendered(entry.kind, entry.merge(_parsed(entry, old)))
+    new = _merged(entry, old)
     if new == old:
         return None
     backup = _backup(path)
@@ -65,23 +67,66 @@ def _text(path: Path) -> str | None:
         raise Unavailable(f"{path} cannot be read: {error}.") from error
 
 
+def _merged(entry: Entry, old: str | None) -> str:
+    """The file's new text. Raises `Unavailable`."""
+    parsed = _parsed(entry, old)
+    if parsed is not None and type(parsed) is not type(entry.merge(None)):
+        raise _by_hand(entry, "holds something else than this client's settings")
+    try:
+        return _rendered(entry.kind, entry.merge(parsed))
+    except ValueError as error:
+        raise _by_hand(entry, f"cannot be changed ({error})") from None
+
+
 def _parsed(entry: Entry, text: str | None) -> Any:
-    if text is None or not text.strip() or entry.kind == "toml":
+    """What the file says; None when that is nothing. Raises `Unavailable`."""
+    if text is None or not text.strip():
         return None
-    by_hand = f"{entry.path} has comments, which would be lost: add the lines above by hand."
-    if entry.kind == "json":
-        try:
-            return json.loads(text)
-        except ValueError:
-            raise Unavailable(by_hand) from None
+    if entry.kind == "toml":
+        return text
+    return (_json if entry.kind == "json" else _yaml)(entry, text)
+
+
+def _json(entry: Entry, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        problem = f"is not plain JSON ({error})"
+        raise _by_hand(entry, COMMENTS if _has_json_comments(text) else problem) from None
+
+
+def _has_json_comments(text: str) -> bool:
+    """Whether there is a comment, as editors allow in JSON: outside of strings."""
+    return bool(re.search(r"//|/\*", re.sub(r'"(?:\\.|[^"\\\n])*"', "", text)))
+
+
+def _yaml(entry: Entry, text: str) -> Any:
     import yaml
 
-    if any(line.lstrip().startswith("#") for line in text.splitlines()):
-        raise Unavailable(by_hand)
     try:
+        if _has_yaml_comments(text):
+            raise _by_hand(entry, COMMENTS)
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise Unavailable(f"{entry.path} is no YAML: {error}") from None
+        raise _by_hand(entry, f"is not plain YAML ({str(error).splitlines()[0]})") from None
+
+
+def _has_yaml_comments(text: str) -> bool:
+    """Whether there is a # that is no part of a value."""
+    import yaml
+
+    plain = list(text)
+    for token in yaml.scan(text):
+        if isinstance(token, yaml.ScalarToken):
+            start, end = token.start_mark.index, token.end_mark.index
+            if token.style in ("|", ">"):  # a comment may follow the mark that begins it
+                start = min((text + "\n").index("\n", start), end)
+            plain[start:end] = "x" * (end - start)
+    return bool(re.search(r"(?:^|\s)#", "".join(plain)))
+
+
+def _by_hand(entry: Entry, problem: str) -> Unavailable:
+    return Unavailable(f"{entry.path} {problem}: add the lines above by hand.")
 
 
 def _rendered(kind: str, value: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import os
 import platform
@@ -18,6 +19,8 @@ from parts import ServerError, Unavailable
 
 Check = Callable[[Settings], str]
 """Says what it found, or raises `Unavailable` with what to do."""
+LOOK_S = 0.5
+"""Seconds in which a server that holds the port answers, or is none of ours."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,7 +61,7 @@ def mlx(settings: Settings) -> str:
 
 def memory(settings: Settings) -> str:
     from inference.repository import find, weight_bytes
-    from inference.sizes import fit, in_words, physical_memory
+    from inference.sizes import advice, fit, in_words, physical_memory
 
     has = f"{in_words(physical_memory())}"
     folder = find(settings.model)
@@ -66,8 +69,8 @@ def memory(settings: Settings) -> str:
         return f"{has}; nothing is known of the model's size"
     num_bytes = weight_bytes(folder)
     words = f"{has}, of which the weights take {in_words(num_bytes)}"
-    if fit(num_bytes) == "too big":
-        raise Unavailable(f"{words}: try a smaller model (`server.py models`)")
+    if fit(num_bytes) == "too big" and not settings.force:
+        raise Unavailable(f"{words}: {advice()}")
     return f"{words}: {fit(num_bytes)}"
 
 
@@ -88,16 +91,20 @@ def port(settings: Settings) -> str:
         try:
             probe.bind((settings.host, settings.port))
         except OSError as error:
-            if remote.is_there(server):
-                return f"{settings.port} is served already: {_served(server)}"
             reason = (error.strerror or "it cannot be used").lower()
+            if error.errno not in (errno.EADDRINUSE, errno.EACCES):
+                raise Unavailable(
+                    f"{settings.host} is not an address of this machine; try --host 127.0.0.1"
+                ) from error
+            if error.errno == errno.EADDRINUSE and remote.is_there(server, timeout=LOOK_S):
+                return f"{settings.port} is served already: {_served(server)}"
             raise Unavailable(f"{settings.port}: {reason}; try --port 0") from error
     return f"{settings.port} on {settings.host} is free"
 
 
 def _served(server: remote.Remote) -> str:
     try:
-        return str(server.model()["id"])
+        return str(server.model(timeout=LOOK_S)["id"])
     except ServerError:
         return "it is loading, or wants its key"
 
@@ -108,7 +115,7 @@ def model(settings: Settings) -> str:
     folder = find(settings.model)
     if folder is None:
         raise Unavailable(f"{settings.model} is not here, or not whole: serving it fetches it")
-    check(folder)
+    check(folder, is_forced=settings.force)
     return f"{settings.model_name} ({read_config(folder)['model_type']}), whole"
 
 
@@ -155,9 +162,10 @@ def conversations(settings: Settings) -> str:
 
 
 def versions(settings: Settings) -> str:
-    names = ("fastapi", "uvicorn", "transformers", "huggingface_hub", "pydantic", "llguidance")
-    found = [f"{name} {_version(name)}" for name in names]
-    return ", ".join([f"server {VERSION}", *found[:3]])
+    for name in ("uvicorn", "huggingface_hub", "pydantic", "llguidance"):
+        _version(name)
+    shown = [f"{name} {_version(name)}" for name in ("fastapi", "transformers")]
+    return ", ".join([f"server {VERSION}", *shown])
 
 
 def _version(name: str) -> str:

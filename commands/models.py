@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import fnmatch
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from commands.table import aligned
 from door.settings import DEMO_MODEL, Settings
+
+WEIGHTS = (".safetensors", ".bin", ".gguf", ".pt", ".pth", ".onnx", ".npz")
+"""How the names of files with weights end, MLX's own and others."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,18 +45,37 @@ def _row(entry: dict[str, Any]) -> tuple[str, str, str, str]:
     from inference.sizes import in_words
 
     fit = entry["fit"] if entry["is_whole"] else "not whole: serving it fetches the rest"
+    fit = fit if entry["is_for_mlx"] else "not for MLX"
     return entry["model"], in_words(entry["num_bytes"]), fit, entry["last_used"]
 
 
 def _cached() -> list[dict[str, Any]]:
-    """The models in the hub's cache that may be language models for MLX, and the demo model."""
-    from inference.repository import weight_bytes
+    """The demo model and what is in the hub's cache, the last used first."""
+    from inference.repository import cached_repositories, weight_bytes
 
-    found = [_entry(repo.repo_id, repo.size_on_disk, _day(repo.last_accessed)) for repo in _scan()]
-    return [_entry("demo", weight_bytes(DEMO_MODEL), "", DEMO_MODEL), *found]
+    found = [
+        _entry(
+            repo.repo_id,
+            repo.size_on_disk,
+            files=_files(repo),
+            last_used=_day(repo.last_accessed),
+        )
+        for repo in _scan()
+    ]
+    scanned = {entry["model"] for entry in found}
+    begun = [name for name in cached_repositories() if name not in scanned]
+    demo = _entry("demo", weight_bytes(DEMO_MODEL), folder=DEMO_MODEL)
+    return [demo, *found, *(_entry(name, _blob_bytes(name)) for name in begun)]
 
 
-def _entry(name: str, num_bytes: int, last_used: str, folder: Path | None = None) -> dict[str, Any]:
+def _entry(
+    name: str,
+    num_bytes: int,
+    *,
+    files: Collection[str] = (),
+    last_used: str = "",
+    folder: Path | None = None,
+) -> dict[str, Any]:
     from inference.repository import find
     from inference.sizes import fit
 
@@ -60,9 +84,35 @@ def _entry(name: str, num_bytes: int, last_used: str, folder: Path | None = None
         "model": name,
         "num_bytes": num_bytes,
         "fit": fit(num_bytes),
+        "is_for_mlx": _is_for_mlx(files),
         "is_whole": folder is not None,
         "last_used": last_used,
     }
+
+
+def _is_for_mlx(files: Collection[str]) -> bool:
+    """Whether files may be those of a model for MLX; of no files it is not known yet."""
+    weights = [name for name in files if name.endswith(WEIGHTS)]
+    has_ours = any(fnmatch.fnmatch(name, "model*.safetensors") for name in weights)
+    return not files or ("config.json" in files and (has_ours or not weights))
+
+
+def _files(repo: Any) -> set[str]:
+    """The names of a repository's files, with the folders that they are in."""
+    return {
+        file.file_path.relative_to(revision.snapshot_path).as_posix()
+        for revision in repo.revisions
+        for file in revision.files
+    }
+
+
+def _blob_bytes(name: str) -> int:
+    """What is here of a download that has only begun."""
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    folder = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type="model")
+    return sum(path.stat().st_size for path in folder.glob("blobs/*"))
 
 
 def _scan() -> list[Any]:

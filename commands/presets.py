@@ -11,9 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from commands import toml_lines
+
 NAME = "mlx-server"
 """What clients call this server among their providers."""
 KEY_VARIABLE = "MLX_SERVER_API_KEY"
+"""The server's own variable: where it holds the key, clients find it too."""
+ZED_NAME = "mlx-local"
+"""Zed always wants a variable with its provider's name in it, even where the server has no key."""
+ZED_VARIABLE = "MLX_LOCAL_API_KEY"
 PROXY_KEY = "sk-local"
 """LiteLLM's proxy starts only with a key of its own."""
 NO_KEY = "none-needed"
@@ -48,7 +54,10 @@ class Entry:
     path: Path
     kind: Literal["json", "yaml", "toml"]
     merge: Callable[[Any], Any]
-    """What the file says, with our part in it, from what it said before; None for no file."""
+    """What the file says, with our part in it, from what it said before; None for no file.
+
+    TOML is given and returned as text, the others as values. Raises `ValueError`.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +88,13 @@ def codex(target: Target) -> Preset:
         text,
         f"{path}, a profile of its own (or config.toml beside it, for every session)",
         f"codex --profile {NAME}" + _with_key(target),
-        Entry(path, "toml", lambda old: text),
+        Entry(path, "toml", lambda old: text if old is None else _in_profile(old, text)),
     )
+
+
+def _in_profile(old: str, text: str) -> str:
+    ours = frozenset({"model", "model_provider", "model_context_window"})
+    return toml_lines.replaced(old, text, ours, f"model_providers.{NAME}")
 
 
 def opencode(target: Target) -> Preset:
@@ -112,8 +126,8 @@ def zed(target: Target) -> Preset:
         },
     }
     server = {"api_url": target.url, "available_models": [model]}
-    ours = {"language_models": {"openai_compatible": {NAME: server}}}
-    then = f"export {KEY_VARIABLE}={shlex.quote(target.key)}, from where Zed is started"
+    ours = {"language_models": {"openai_compatible": {ZED_NAME: server}}}
+    then = f"export {ZED_VARIABLE}={shlex.quote(target.key)}, from where Zed is started"
     return _json_preset(ours, _config_home() / "zed" / "settings.json", then)
 
 
@@ -188,10 +202,20 @@ def claude(target: Target) -> Preset:
     ) + _litellm_config(target)
     then = (
         f"ANTHROPIC_BASE_URL=http://127.0.0.1:4000 ANTHROPIC_AUTH_TOKEN={PROXY_KEY} "
-        f"ANTHROPIC_DEFAULT_HAIKU_MODEL={shlex.quote(target.model)} "
+        f"ANTHROPIC_DEFAULT_HAIKU_MODEL={shlex.quote(target.model)} {_claude_window(target)}"
         f"claude --model {shlex.quote(target.model)}"
     )
     return Preset(text, "litellm.yaml, where the proxy is started", then)
+
+
+def _claude_window(target: Target) -> str:
+    """Claude Code takes a model that it does not know for one with a window of a million tokens."""
+    if not target.context_window:
+        return ""
+    return (
+        f"CLAUDE_CODE_MAX_CONTEXT_TOKENS={target.context_window} "
+        f"CLAUDE_CODE_MAX_OUTPUT_TOKENS={target.max_output} "
+    )
 
 
 def _litellm_config(target: Target) -> str:
@@ -273,7 +297,9 @@ def merged(old: Any, ours: Any) -> Any:
 
 
 def _with(entries: list[Any], ours: dict[str, Any], key: str) -> list[Any]:
-    """A list with our entry in the place of the one that has its name."""
+    """A list with our entry in the place of the one that has its name. Raises `ValueError`."""
+    if not isinstance(entries, list):
+        raise ValueError("there is no list where this client's models should be")
     others = [one for one in entries if not (isinstance(one, dict) and one.get(key) == ours[key])]
     return [*others, ours]
 

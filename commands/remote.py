@@ -14,7 +14,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ class Remote:
         with self._opened(path, None, timeout) as answer:
             return json.load(answer)
 
-    def events(self, path: str, body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    def events(self, path: str, body: Mapping[str, Any]) -> Generator[dict[str, Any]]:
         """The events of a streamed answer, up to its end. Raises `ServerError`."""
         with self._opened(path, {**body, "stream": True}, None) as answer:
             for line in answer:
@@ -51,9 +51,9 @@ class Remote:
                         raise ServerError(error["message"])
                     yield event
 
-    def model(self) -> dict[str, Any]:
+    def model(self, *, timeout: float = 3) -> dict[str, Any]:
         """The model that is served: its id, its context window, what it can do."""
-        entry: dict[str, Any] = self.get("/v1/models", timeout=3)["data"][0]
+        entry: dict[str, Any] = self.get("/v1/models", timeout=timeout)["data"][0]
         return entry
 
     @contextlib.contextmanager
@@ -93,10 +93,10 @@ def at(settings: Settings) -> Remote:
     return Remote(f"http://{host}:{settings.port}", settings.api_key)
 
 
-def is_there(remote: Remote) -> bool:
+def is_there(remote: Remote, *, timeout: float = 2) -> bool:
     """Whether something that speaks our language answers."""
     try:
-        return "queue" in remote.get("/health", timeout=2)
+        return "queue" in remote.get("/health", timeout=timeout)
     except Unavailable:
         return False
     except ServerError:  # it is there, and cannot serve yet
@@ -118,7 +118,7 @@ def reached(settings: Settings) -> Iterator[Remote]:
     from inference.repository import locate
 
     # Here, where it can be seen: what the server itself says goes to a file.
-    locate(settings.model)
+    locate(settings.model, is_forced=settings.force)
     with tempfile.TemporaryDirectory(prefix="mlx-server-") as folder:
         log = Path(folder) / "log"
         process = _start(replace(settings, host="127.0.0.1", port=_free_port()), log)

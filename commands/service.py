@@ -11,15 +11,23 @@ import plistlib
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, cast
 
+from commands import remote
 from door.settings import ROOT, Settings, arguments_of, environment_name
 from parts import Unavailable
 
 LABEL = "local.mlx-server"
 UNIT = "mlx-server.service"
+LOOK_S = 0.5
+START_S = 30.0
+"""Seconds in which a server opens its port, unless it has to fetch its model first."""
+GONE_S = 30.0
+"""Seconds in which one that was stopped is gone; launchd refuses its name until then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +51,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(settings: Settings, options: argparse.Namespace) -> int:
     make = launchd if sys.platform == "darwin" else systemd
+    settings = _from_anywhere(settings)
     installation = make(settings)
     if options.only_print:
         print(installation.text.decode(), end="")
         return 0
-    return {"install": _install, "status": _status, "uninstall": _uninstall}[options.action](
-        installation
-    )
+    match options.action:
+        case "install":
+            return _install(installation, remote.at(settings))
+        case "status":
+            return _status(installation)
+        case _:
+            return _uninstall(installation)
+
+
+def _from_anywhere(settings: Settings) -> Settings:
+    """The same settings in the server's own folder: what is a path from here, is one from there."""
+    names = ("api_key_file", "adapter_path", "prompt_cache_dir", "conversation_logs")
+    given = {name: path for name in names if (path := getattr(settings, name))}
+    if Path(settings.model).expanduser().exists() or settings.model.startswith((".", "~")):
+        given["model"] = settings.model
+    paths = {name: str(Path(path).expanduser().absolute()) for name, path in given.items()}
+    return replace(settings, **cast(dict[str, Any], paths))
 
 
 def launchd(settings: Settings) -> Installation:
@@ -115,6 +138,9 @@ def _environment(settings: Settings) -> dict[str, str]:
     """The key, which is no argument where others could read it, and where models are kept."""
     names = ("HF_HOME", "HF_HUB_CACHE", "HF_ENDPOINT", "HF_HUB_OFFLINE")
     kept = {name: os.environ[name] for name in names if name in os.environ}
+    for name in ("HF_HOME", "HF_HUB_CACHE"):
+        if name in kept:
+            kept[name] = str(Path(kept[name]).expanduser().absolute())
     if settings.api_key:
         kept[environment_name("--api-key")] = settings.api_key
     return kept
@@ -126,19 +152,38 @@ def _quoted(word: str) -> str:
     return '"' + word.replace("%", "%%") + '"'
 
 
-def _install(installation: Installation) -> int:
+def _install(installation: Installation, server: remote.Remote) -> int:
     path = installation.path
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists():
         _run(installation.uninstall, is_quiet=True)
+        _until(lambda: _program(installation.status, is_quiet=True).returncode != 0, GONE_S)
+    if remote.is_there(server, timeout=LOOK_S):
+        raise Unavailable(f"Another server answers at {server.url}: stop it, or give --port.")
     # The key may be in it.
     with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
         file.write(installation.text)
     path.chmod(0o600)
-    print(f"Written to {path}.")
+    print(f"Written to {path}. It starts with your login from now on.")
     _run(installation.install)
-    print(f"It runs, and starts with your login from now on. {installation.hint}")
+    if _until(lambda: remote.is_there(server, timeout=LOOK_S), START_S):
+        print(f"It runs: {server.url}. {installation.hint}")
+    else:
+        print(
+            f"It was told to start, and does not answer at {server.url} yet: a model that is "
+            f"fetched takes its time, and `service status` says more. {installation.hint}"
+        )
     return 0
+
+
+def _until(look: Callable[[], bool], patience_s: float) -> bool:
+    """Look again and again, for so many seconds, until it is so. Returns whether it is."""
+    deadline = time.monotonic() + patience_s
+    while not look():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+    return True
 
 
 def _uninstall(installation: Installation) -> int:

@@ -173,9 +173,11 @@ def told(error: BaseException) -> str:
 def banner(
     card: ModelCard, url: str, *, has_key: bool, origins: str, real_models: Sequence[str] = ()
 ) -> str:
-    """What a person wants to know when the server is ready."""
+    """What a person wants to know when the server is ready, the page to open first."""
     skills = ", ".join(w for w, can in (("thinking", card.thinking), ("tools", card.tools)) if can)
     lines = [
+        "",
+        f"  open  {url}",
         "",
         f"  {card.name}" + (f"  ({skills})" if skills else ""),
         f"  context {card.context_window:,} tokens, weights {card.num_bytes / 2**20:,.0f} MiB",
@@ -185,12 +187,12 @@ def banner(
         lines += [f"    make serve MODEL={model}" for model in real_models]
     lines += [
         "",
-        f"  chat         {url}/v1/chat/completions",
+        f"  completions  {url}/v1/chat/completions",
         f"  responses    {url}/v1/responses",
         f"  health       {url}/health",
         f"  docs         {url}/docs",
         f"  dashboard    {url}/dashboard",
-        f"  web pages    {origins}",
+        f"  callable from pages: {origins}",
         "",
         f"  export OPENAI_BASE_URL={url}/v1",
         f"  export OPENAI_API_KEY={'<the key you set>' if has_key else 'none-needed'}",

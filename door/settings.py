@@ -47,8 +47,8 @@ COMMANDS = {
 }
 """What `server.py` does besides serving, when its first word is one of these."""
 EPILOG = """\
-Every flag can be given as a variable too (--max-tokens is MLX_SERVER_MAX_TOKENS),
-or in a file: @name reads flags from the file of that name.
+Every flag can be given as a variable: --max-tokens is MLX_SERVER_MAX_TOKENS.
+@name reads flags from the file of that name.
 
 commands, each with a --help of its own (server.py COMMAND --help):
 """

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from inference.sizes import fit, free_disk, in_words, physical_memory
+from inference.sizes import advice, fit, free_disk, in_words, physical_memory
 from parts import Unavailable
 
 SPARE_BYTES = 200 * 10**6
@@ -26,6 +26,8 @@ SPARE_BYTES = 200 * 10**6
 AT_ONCE = 4
 """Files that are downloaded at the same time."""
 LOOK_EVERY_S = 0.2
+CHUNK_BYTES = 256 * 2**10
+"""How much comes before it is written: what is not written is not seen, nor kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,7 @@ class Plan:
         return sum(min(_num_here(self.blobs, file), file.num_bytes) for file in self.files)
 
 
-def fetch(repo: str, patterns: list[str]) -> Path:
+def fetch(repo: str, patterns: list[str], *, is_forced: bool = False) -> Path:
     """Fetch what is missing of a repository's files, and show how far it is.
 
     Raises:
@@ -73,6 +75,8 @@ def fetch(repo: str, patterns: list[str]) -> Path:
     from huggingface_hub.utils import disable_progress_bars
 
     plan = _plan(repo, patterns)
+    if not is_forced:
+        _check_memory(plan)
     _check_room(plan)
     print(_announcement(plan), file=sys.stderr, flush=True)
     disable_progress_bars()
@@ -140,13 +144,15 @@ def _check_format(repo: str, names: list[str]) -> None:
     raise Unavailable(f"The model {repo!r} {problem}.")
 
 
-def _check_room(plan: Plan) -> None:
+def _check_memory(plan: Plan) -> None:
     if fit(plan.weight_bytes) == "too big":
         raise Unavailable(
             f"The weights of {plan.repo!r} take {in_words(plan.weight_bytes)}, and this machine "
-            f"has {in_words(physical_memory())} of memory; nothing was downloaded. "
-            "`server.py models` names some that fit."
+            f"has {in_words(physical_memory())} of memory; nothing was downloaded: {advice()}"
         )
+
+
+def _check_room(plan: Plan) -> None:
     missing, free = plan.num_bytes - plan.num_here(), free_disk(plan.blobs)
     if missing and missing + SPARE_BYTES > free:
         raise Unavailable(
@@ -158,12 +164,12 @@ def _check_room(plan: Plan) -> None:
 def _announcement(plan: Plan) -> str:
     here = plan.num_here()
     already = f", {in_words(here)} of it already here" if here else ""
-    is_tight = ": tight" if fit(plan.weight_bytes) == "tight" else ": fits"
     return (
         f"{plan.repo} is not in the cache yet.\n"
         f"  download  {in_words(plan.num_bytes)}{already}\n"
         f"  disk      {in_words(free_disk(plan.blobs))} free\n"
-        f"  memory    {in_words(plan.weight_bytes)} of {in_words(physical_memory())}{is_tight}"
+        f"  memory    {in_words(plan.weight_bytes)} of {in_words(physical_memory())}: "
+        f"{fit(plan.weight_bytes)}"
     )
 
 
@@ -231,10 +237,11 @@ def _fetch_file(plan: Plan, file: RemoteFile) -> None:
 
 
 def _append(plan: Plan, file: RemoteFile, opened: BinaryIO) -> None:
-    from huggingface_hub import hf_hub_url
+    from huggingface_hub import constants, hf_hub_url
     from huggingface_hub.file_download import http_get
     from huggingface_hub.utils import build_hf_headers
 
+    constants.DOWNLOAD_CHUNK_SIZE = CHUNK_BYTES
     http_get(
         hf_hub_url(plan.repo, file.name, revision=plan.commit),
         opened,

@@ -11,7 +11,7 @@ import json
 import os
 from pathlib import Path
 
-from inference.sizes import KNOWN, physical_memory
+from inference.sizes import KNOWN, advice, in_words, physical_memory
 from parts import Unavailable
 
 # The hub's library tells the hub about this machine, unless told not to before it is imported.
@@ -30,8 +30,10 @@ PATTERNS = [
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
 
 
-def locate(model: str) -> Path:
+def locate(model: str, *, is_forced: bool = False) -> Path:
     """Give the folder of a model named by a path or by a repository id, downloading it if need be.
+
+    What does not fit into memory is refused, unless it is `is_forced`.
 
     Raises:
         Unavailable: with one sentence that says what is wrong and what to try.
@@ -43,8 +45,8 @@ def locate(model: str) -> Path:
                 f"There is no folder {model!r}. Give a folder with a model in it, or the id of a "
                 "Hugging Face repository such as mlx-community/Qwen3-8B-4bit."
             )
-        folder = _from_hub(model)
-    check(folder)
+        folder = _from_hub(model, is_forced=is_forced)
+    check(folder, is_forced=is_forced)
     return folder
 
 
@@ -56,7 +58,7 @@ def find(model: str) -> Path | None:
     return _cached(model) if model.count("/") == 1 else None
 
 
-def check(folder: Path) -> None:
+def check(folder: Path, *, is_forced: bool = False) -> None:
     """See that a folder holds a model that can be loaded here. Raises `Unavailable`."""
     if not folder.is_dir():
         raise Unavailable(f"{folder} is a file; give the folder that holds the model.")
@@ -69,10 +71,10 @@ def check(folder: Path) -> None:
             f"There is no tokenizer.json in {folder}; copy it from the original model."
         )
     num_bytes, memory = weight_bytes(folder), physical_memory()
-    if num_bytes > memory:
+    if num_bytes > memory and not is_forced:
         raise Unavailable(
-            f"The weights in {folder} take {num_bytes / 1e9:.1f} GB, but this machine has "
-            f"{memory / 1e9:.1f} GB of memory. Try a smaller or more strongly quantised model."
+            f"The weights in {folder} take {in_words(num_bytes)}, but this machine has "
+            f"{in_words(memory)} of memory: {advice()}"
         )
 
 
@@ -105,7 +107,7 @@ def weight_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in weight_files(folder))
 
 
-def _from_hub(repo: str) -> Path:
+def _from_hub(repo: str, *, is_forced: bool) -> Path:
     from huggingface_hub.errors import (
         GatedRepoError,
         HFValidationError,
@@ -119,7 +121,7 @@ def _from_hub(repo: str) -> Path:
     if cached is not None:
         return cached
     try:
-        return download.fetch(repo, PATTERNS)
+        return download.fetch(repo, PATTERNS, is_forced=is_forced)
     except Unavailable:
         raise
     except GatedRepoError:

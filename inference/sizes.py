@@ -29,6 +29,7 @@ class KnownModel:
 KNOWN = tuple(
     KnownModel(f"mlx-community/{name}", int(gigabytes * 1e9))
     for name, gigabytes in (
+        ("Qwen2.5-0.5B-Instruct-4bit", 0.28),
         ("Qwen3-0.6B-4bit", 0.34),
         ("Llama-3.2-1B-Instruct-4bit", 0.70),
         ("Qwen3-1.7B-4bit", 0.97),
@@ -69,14 +70,21 @@ def fit(num_bytes: int, memory: int | None = None) -> Fit:
 
 def suggested(memory: int | None = None) -> list[KnownModel]:
     """Three known models that fit: the best one, and smaller ones, which answer faster."""
-    fitting = [known for known in KNOWN if fit(known.num_bytes, memory) == "fits"]
+    fitting = [known for known in reversed(KNOWN) if fit(known.num_bytes, memory) == "fits"]
     found: list[KnownModel] = []
-    limit = float("inf")
-    for known in reversed(fitting):
-        if known.num_bytes <= limit and len(found) < 3:
+    for known in fitting:
+        if not found or known.num_bytes <= found[-1].num_bytes / 2:
             found.append(known)
-            limit = known.num_bytes / 2
-    return found
+    # Where there is little memory, few are half as large as another.
+    found += [known for known in fitting if known not in found]
+    return sorted(found[:3], key=lambda known: -known.num_bytes)
+
+
+def advice(memory: int | None = None) -> str:
+    """What to do about a model that is too big, as the end of a sentence."""
+    best = next(iter(suggested(memory)), None)
+    smaller = f"{best.repo} fits" if best else "try a smaller one"
+    return f"{smaller}, and --force tries this one all the same."
 
 
 def in_words(num_bytes: float) -> str:

@@ -58,7 +58,7 @@ def running() -> Iterator[Hub]:
     """A hub that ends with the block."""
     hub = Hub()
     answering = type("Answering", (_Answering,), {"hub": hub})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), answering)
+    server = _Listening(("127.0.0.1", 0), answering)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     hub.url = f"http://127.0.0.1:{server.server_address[1]}"
@@ -70,6 +70,11 @@ def running() -> Iterator[Hub]:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+class _Listening(ThreadingHTTPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing: a client that was killed is no failure."""
 
 
 class _Answering(BaseHTTPRequestHandler):

@@ -1,4 +1,7 @@
-"""A terminal of 80 columns without colours, and what a person sees in it at the end."""
+"""A terminal of 80 columns without colours, and what a person sees in it at the end.
+
+It is a pseudo-terminal, which is there on every machine; where tmux is, that is asked too.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import fcntl
 import os
 import pty
 import re
+import shlex
 import struct
 import subprocess
 import sys
@@ -14,7 +18,7 @@ import termios
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from tests.serving import PATIENCE_S, ROOT, wait_until
+from tests.serving import PATIENCE_S, ROOT, run, wait_until
 
 GOLDEN = Path(__file__).parent / "golden"
 COLUMNS = 80
@@ -25,7 +29,10 @@ REGENERATE = "REGENERATE_GOLDEN"
 class Terminal:
     """`server.py` in a terminal."""
 
-    def __init__(self, argv: list[str], cwd: Path, env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, argv: list[str], cwd: Path, env: Mapping[str, str | None] | None = None
+    ) -> None:
+        """A variable that is None is taken out."""
         self._ours, theirs = pty.openpty()
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, COLUMNS, 0, 0))
         os.set_blocking(self._ours, False)
@@ -37,6 +44,7 @@ class Terminal:
             "NO_COLOR": "1",
             **(env or {}),
         }
+        environment = {name: text for name, text in environment.items() if text is not None}
         self.process = subprocess.Popen(
             [sys.executable, str(ROOT / "server.py"), *argv],
             cwd=cwd,
@@ -47,14 +55,15 @@ class Terminal:
             start_new_session=True,
         )
         os.close(theirs)
-        self._raw = b""
+        self.raw = b""
+        """What the program wrote, as far as it was looked at."""
 
     def seen(self) -> str:
         """What stands in the terminal now."""
         with contextlib.suppress(BlockingIOError, OSError):
             while more := os.read(self._ours, 65536):
-                self._raw += more
-        return shown(self._raw.decode())
+                self.raw += more
+        return shown(self.raw.decode(errors="replace"))
 
     def wait_for(self, found: Callable[[str], object], what: str) -> str:
         """Look until something is there. Returns all that is."""
@@ -72,6 +81,40 @@ class Terminal:
         os.close(self._ours)
 
 
+class Tmux:
+    """`server.py` in tmux, which draws what it is sent as a terminal does, long lines wrapped."""
+
+    def __init__(self, argv: list[str], cwd: Path, env: Mapping[str, str]) -> None:
+        self._socket = cwd / "tmux"
+        words = [f"{name}={text}" for name, text in env.items()]
+        self._run(
+            *("start-server", ";", "set-option", "-g", "remain-on-exit", "on", ";"),
+            *("new-session", "-d", "-x", str(COLUMNS), "-y", "60"),
+            shlex.join(["env", *words, sys.executable, str(ROOT / "server.py"), *argv]),
+        )
+
+    def end(self) -> list[str]:
+        """Wait until the program ends. Returns the rows that are drawn."""
+        state = ("display-message", "-p", "#{pane_dead}")
+        wait_until(lambda: self._run(*state).strip() == "1", "the end")
+        return self._run("capture-pane", "-p", "-S", "-").splitlines()
+
+    def close(self) -> None:
+        self._run("kill-server")
+
+    def _run(self, *words: str) -> str:
+        return run(["tmux", "-S", str(self._socket), "-f", os.devnull, *words], ROOT)
+
+
+def rows(text: str) -> list[str]:
+    """Lines as a terminal wraps them."""
+    return [
+        line[start : start + COLUMNS]
+        for line in text.splitlines()
+        for start in range(0, len(line) or 1, COLUMNS)
+    ]
+
+
 def shown(raw: str) -> str:
     """What is left of a program's output when lines have been written over."""
     lines = []
@@ -82,12 +125,22 @@ def shown(raw: str) -> str:
     return "\n".join(lines)
 
 
-def compare(name: str, text: str) -> None:
-    """Compare a text with the golden one of this name; its lines must fit the terminal."""
+def compare(name: str, text: str, *, wraps: str = "") -> None:
+    """Compare a text with the golden one of this name.
+
+    Its lines must fit the terminal, but for those that match `wraps`, which go on in the next row.
+    """
     path = GOLDEN / f"{name}.txt"
     if os.environ.get(REGENERATE):
         path.write_text(text, encoding="utf-8")
     assert text == path.read_text(encoding="utf-8"), f"set {REGENERATE}=1 if that is right"
+    assert_fits(text, wraps=wraps)
+
+
+def assert_fits(text: str, *, wraps: str = "") -> None:
+    """See that no line is wider than the terminal, but for those that match `wraps`."""
+    wide = [line for line in text.splitlines() if len(line) > COLUMNS]
+    assert not [line for line in wide if not (wraps and re.search(wraps, line))]
 
 
 def without_numbers(text: str) -> str:

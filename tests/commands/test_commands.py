@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import io
 import json
+import os
 import plistlib
+import re
 import shlex
 import shutil
+import signal
+import socket
 import subprocess
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,8 +24,9 @@ import commands
 from commands import service
 from door.settings import ROOT, Settings, parse
 from inference.sizes import fit, in_words, suggested
-from parts import Reasoning, Text, Unavailable, Usage
-from tests.scripted import ScriptedEngine, says
+from parts import Prompt, Reasoning, SamplingParams, Text, Unavailable, Usage
+from tests.scripted import ScriptedEngine, Step, says
+from tests.serving import wait_until
 
 
 def port_of(url: str) -> str:
@@ -64,7 +72,38 @@ def test_models_lists_what_is_cached_and_whether_it_is_whole(
     assert "not whole: serving it fetches the rest" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("gigabytes", [4, 8, 16, 32, 64, 128, 512])
+def test_models_says_what_is_no_model_for_mlx(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    repositories = {
+        "gguf": ["model.Q4.gguf"],
+        "pickles": ["config.json", "pytorch_model.bin"],
+        "pictures": ["model_index.json", "unet/config.json", "unet/model.safetensors"],
+        "ours": ["config.json", "model-00001-of-00002.safetensors", "onnx/model.onnx"],
+        "begun": ["config.json"],
+    }
+    for name, files in repositories.items():
+        snapshot = tmp_path / f"models--some--{name}" / "snapshots" / ("a" * 40)
+        for file in files:
+            (snapshot / file).parent.mkdir(parents=True, exist_ok=True)
+            (snapshot / file).write_bytes(b"x" * 1000)
+    blobs = tmp_path / "models--some--blobs" / "blobs"
+    blobs.mkdir(parents=True)
+    (blobs / "abc.incomplete").write_bytes(b"x" * 5000)
+    assert commands.run(["models", "--json"]) == 0
+    found = {entry["model"]: entry for entry in json.loads(capsys.readouterr().out)}
+    ours = {name for name, entry in found.items() if entry["is_for_mlx"]}
+    assert ours == {"demo", "some/ours", "some/begun", "some/blobs"}
+    assert found["some/blobs"]["num_bytes"] == 5000
+    assert commands.run(["models"]) == 0
+    lines = [line.split()[0] for line in capsys.readouterr().out.splitlines() if "not for" in line]
+    assert set(lines) == {"some/gguf", "some/pickles", "some/pictures"}
+
+
+@pytest.mark.parametrize("gigabytes", [1, 2, 3, 4, 8, 16, 32, 64, 128, 512])
 def test_what_is_suggested_fits(gigabytes: int) -> None:
     memory = gigabytes * 10**9
     found = suggested(memory)
@@ -93,6 +132,7 @@ def test_a_chat_remembers_and_dims_thoughts(
     assert commands.run(["chat", "--port", port_of(scripted_url)]) == 0
     said = capsys.readouterr().out
     assert said.count("[bold]Hello") == 3
+    assert said.count("hmm\n\n[bold]Hello") == 3
     assert "5 tokens, " in said
     assert "2 cached" in said
     assert "/system TEXT" in said
@@ -101,6 +141,71 @@ def test_a_chat_remembers_and_dims_thoughts(
     assert [m.content for m in second.messages] == ["Be kind.", "Hi", "[bold]Hello", "Again"]
     assert second.template_args["enable_thinking"] is False
     assert [m.content for m in third.messages] == ["Be kind.", "Once more"]
+
+
+def test_what_was_stopped_is_not_forgotten(
+    engine: ScriptedEngine, scripted_url: str, tmp_path: Path
+) -> None:
+    def script(prompt: Prompt, params: SamplingParams) -> Iterable[Step]:
+        parts = [Reasoning("hmm"), Text("Once upon")]
+        if prompt.messages[-1].content == "Tell":
+            parts.append(asyncio.Event())
+        return says(*parts)(prompt, params)
+
+    engine.script = script
+    with talking(scripted_url) as chat:
+        chat.say("Hi")
+        chat.wait_for("tok/s")
+        chat.say("Tell")
+        chat.wait_for("tok/s.*Once upon")
+        chat.process.send_signal(signal.SIGINT)
+        chat.wait_for("stopped")
+        chat.say("Go on")
+        chat.wait_for("stopped.*tok/s")
+        chat.say("And then?")
+        chat.wait_for("stopped.*tok/s.*tok/s")
+    hi, once = ("user", "Hi"), ("assistant", "Once upon")
+    *_, third, fourth = engine.prompts
+    stopped = [("user", "Tell"), once, ("user", "Go on")]
+    assert [(m.role, m.content) for m in third.messages] == [hi, once, *stopped]
+    assert [(m.role, m.content) for m in fourth.messages][:-1] == [hi, once, *stopped, once]
+    wait_until(lambda: engine.answers[1].is_cancelled, "the stopped answer costs nothing more")
+
+
+class Talking:
+    """A chat in a process of its own, which can be interrupted."""
+
+    def __init__(self, url: str) -> None:
+        argv = [sys.executable, str(ROOT / "server.py"), "chat", "--port", port_of(url)]
+        self.process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert self.process.stdout
+        os.set_blocking(self.process.stdout.fileno(), False)
+        self._said = b""
+
+    def say(self, line: str) -> None:
+        assert self.process.stdin
+        self.process.stdin.write(f"{line}\n".encode())
+        self.process.stdin.flush()
+
+    def wait_for(self, pattern: str) -> None:
+        wait_until(lambda: re.search(pattern, self._seen(), re.DOTALL), pattern)
+
+    def _seen(self) -> str:
+        assert self.process.stdout
+        self._said += self.process.stdout.read() or b""
+        return self._said.decode()
+
+
+@contextlib.contextmanager
+def talking(url: str) -> Iterator[Talking]:
+    chat = Talking(url)
+    try:
+        with chat.process:
+            yield chat
+            assert chat.process.stdin
+            chat.process.stdin.close()
+    finally:
+        chat.process.kill()
 
 
 def test_one_question_may_be_asked_at_once(
@@ -184,35 +289,113 @@ def test_the_unit_starts_the_server_with_its_flags(settings: Settings, tmp_path:
     assert (done.returncode, unit.name in done.stderr) == (0, False), done.stderr
 
 
-def test_it_is_installed_and_uninstalled(
+def test_paths_are_those_of_the_folder_in_which_it_was_installed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With programs that only say how they were called."""
-    for name in ("systemctl", "launchctl"):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HOME", "models")
+    monkeypatch.setattr(sys, "platform", "darwin")
+    flags = ["--model", "./here", "--api-key-file", "keys.txt", "--adapter-path", "lora"]
+    flags += ["--prompt-cache-dir", "cache", "--conversation-logs", "logs"]
+    assert commands.run(["service", "install", "--print", *flags]) == 0
+    content = plistlib.loads(capsys.readouterr().out.encode())
+    installed = parse(content["ProgramArguments"][2:])
+    for name, path in (
+        ("model", "here"),
+        ("api_key_file", "keys.txt"),
+        ("adapter_path", "lora"),
+        ("prompt_cache_dir", "cache"),
+        ("conversation_logs", "logs"),
+    ):
+        assert getattr(installed, name) == str(tmp_path / path)
+    assert content["EnvironmentVariables"]["HF_HOME"] == str(tmp_path / "models")
+    assert commands.run(["service", "install", "--print", "--model", "some/repository"]) == 0
+    assert "<string>some/repository</string>" in capsys.readouterr().out
+
+
+SYSTEMCTL = """#!/bin/sh
+echo "systemctl $@" >> called
+case "$*" in
+*"enable --now"*) sh -c "exec $(sed -n s/^ExecStart=//p "$UNIT")" >log 2>&1 & echo $! >pid;;
+*"disable --now"*) kill "$(cat pid)";;
+esac
+"""
+"""Starts what the unit says."""
+LAUNCHCTL = """#!/bin/sh
+echo "launchctl $@" >> called
+case "$1" in
+bootstrap) test ! -e known || { echo "Bootstrap failed: 5" >&2; exit 5; }; touch known;;
+bootout) touch going;;
+print) test -e known || exit 113; test ! -e going || rm going known;;
+esac
+"""
+"""Knows a name for a moment longer than it was asked to."""
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home on a machine whose programs only say how they were called, or do a little."""
+    for name, text in (("systemctl", SYSTEMCTL), ("launchctl", LAUNCHCTL)):
         program = tmp_path / "bin" / name
         program.parent.mkdir(exist_ok=True)
-        program.write_text(f'#!/bin/sh\necho "{name} $@" >> "{tmp_path}/called"\n')
+        program.write_text(text)
         program.chmod(0o700)
+    monkeypatch.setenv("UNIT", str(tmp_path / ".config/systemd/user/mlx-server.service"))
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
     monkeypatch.setattr(sys, "platform", "linux")
-    unit = tmp_path / ".config/systemd/user/mlx-server.service"
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_it_is_installed_and_uninstalled(machine: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    unit = machine / ".config/systemd/user/mlx-server.service"
+    port = str(free_port())
     assert commands.run(["service", "status"]) == 3
     assert commands.run(["service", "uninstall"]) == 1
-    assert commands.run(["service", "install", "--api-key", "secret"]) == 0
-    assert unit.stat().st_mode & 0o777 == 0o600
-    assert commands.run(["service", "status"]) == 0
-    monkeypatch.setattr(sys, "platform", "darwin")
-    assert commands.run(["service", "install"]) == 0
-    assert plistlib.loads((tmp_path / "Library/LaunchAgents/local.mlx-server.plist").read_bytes())
-    monkeypatch.setattr(sys, "platform", "linux")
-    assert commands.run(["service", "uninstall"]) == 0
+    argv = ["service", "install", "--port", port, "--no-conversation-logs"]
+    try:
+        assert commands.run([*argv, "--api-key", "secret"]) == 0
+        assert unit.stat().st_mode & 0o777 == 0o600
+        assert commands.run(["service", "status"]) == 0
+        said = capsys.readouterr().out
+        assert f"It runs: http://127.0.0.1:{port}. " in said
+        unit.unlink()  # as if it were somebody else's server
+        assert commands.run(argv) == 1
+        assert "Another server answers at" in capsys.readouterr().err
+        unit.touch()
+    finally:
+        assert commands.run(["service", "uninstall"]) == 0
     assert not unit.exists()
-    called = (tmp_path / "called").read_text()
-    for words in ("--user daemon-reload", "enable --now", "disable --now", "bootstrap gui/"):
+    called = (machine / "called").read_text()
+    for words in ("--user daemon-reload", "enable --now", "disable --now"):
         assert words in called
-    assert "secret" not in capsys.readouterr().out
+    assert "secret" not in said
+
+
+def test_launchd_is_asked_again_only_when_the_old_one_is_gone(
+    machine: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setattr(service, "START_S", 0)
+    argv = ["service", "install", "--port", str(free_port())]
+    assert commands.run(argv) == 0
+    assert plistlib.loads((machine / "Library/LaunchAgents/local.mlx-server.plist").read_bytes())
+    assert commands.run(argv) == 0
+    said = capsys.readouterr().out
+    assert said.count("It was told to start, and does not answer") == 2
+    assert "It runs" not in said
+    verbs = [line.split()[1] for line in (machine / "called").read_text().splitlines()]
+    assert verbs == ["bootstrap", "bootout", "print", "print", "bootstrap"]
+    assert commands.run(["service", "uninstall"]) == 0
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
 
 
 # Completion

@@ -13,6 +13,7 @@ import yaml
 
 import commands
 from commands.presets import PRESETS, Target
+from door.settings import environment_name
 from tests.scripted import CARD
 from tests.serving import run as run_program
 
@@ -121,23 +122,108 @@ def test_ours_takes_the_place_of_ours_only(home: Path) -> None:
     assert entry["model_name"] == "another/model"
 
 
+ZED = ".config/zed/settings.json"
+CONTINUE = ".continue/config.yaml"
+CODEX = ".codex/mlx-server.config.toml"
+COMMENTS = "has comments, which would be lost"
+
+
 @pytest.mark.parametrize(
-    ("client", "path", "theirs"),
+    ("client", "path", "theirs", "problem"),
     [
-        ("zed", ".config/zed/settings.json", '{\n  // mine\n  "vim_mode": true,\n}\n'),
-        ("continue", ".continue/config.yaml", "# mine\nname: Mine\n"),
+        ("zed", ZED, '{\n  // mine\n  "vim_mode": true,\n}\n', COMMENTS),
+        ("zed", ZED, '{"a": 1} /* mine */', COMMENTS),
+        ("zed", ZED, '{"a": "http://b"', "is not plain JSON (Expecting"),
+        ("zed", ZED, "[]", "holds something else"),
+        ("continue", CONTINUE, "# mine\nname: Mine\n", COMMENTS),
+        ("continue", CONTINUE, "name: Mine # my own\n", COMMENTS),
+        ("continue", CONTINUE, "name: |  # my own\n  # no comment\n", COMMENTS),
+        ("continue", CONTINUE, "name: [\n", "is not plain YAML"),
+        ("continue", CONTINUE, "models: {}\nname: [a, b]\n", None),
+        ("continue", CONTINUE, "models: {a: b}\n", "no list where"),
+        ("codex", CODEX, "model = \n", "it is no TOML"),
+        ("codex", CODEX, 'model = """\nmodel_provider = "x"\n"""\n', "in another way"),
+        ("codex", CODEX, 'model_providers.mlx-server.name = "x"\n', "in another way"),
     ],
 )
-def test_comments_are_never_lost(
-    home: Path, client: str, path: str, theirs: str, capsys: pytest.CaptureFixture[str]
+def test_what_would_lose_something_is_refused(
+    home: Path,
+    client: str,
+    path: str,
+    theirs: str,
+    problem: str | None,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     file = home / path
     file.parent.mkdir(parents=True)
     file.write_text(theirs)
-    assert commands.run(["connect", client, "--write"]) == 1
-    assert "add the lines above by hand" in capsys.readouterr().err
+    assert commands.run(["connect", client, "--write"]) == (0 if problem is None else 1)
+    if problem is None:
+        return
+    said = capsys.readouterr().err
+    assert problem in said
+    assert "add the lines above by hand" in said
     assert file.read_text() == theirs
     assert [each.name for each in file.parent.iterdir()] == [file.name]
+
+
+@pytest.mark.parametrize(
+    "theirs",
+    ["name: 'no # comment'\n", "name: a#b\n", "name: |\n  # no comment\n  text\nother: 1\n"],
+)
+def test_a_number_sign_in_a_value_is_no_comment(home: Path, theirs: str) -> None:
+    file = home / CONTINUE
+    file.parent.mkdir(parents=True)
+    file.write_text(theirs)
+    assert commands.run(["connect", "continue", "--write"]) == 0
+    kept = yaml.safe_load(file.read_text())
+    assert {**kept, **yaml.safe_load(theirs)} == kept
+
+
+def test_only_our_lines_of_a_codex_profile_are_replaced(home: Path) -> None:
+    file = home / CODEX
+    file.parent.mkdir(parents=True)
+    file.write_text(
+        "# mine\n"
+        'approval_policy = "never"  # really\n'
+        'model = "old"\n'
+        "model_context_window = 5\n\n"
+        "[tui]\n"
+        "notifications = true\n\n"
+        "[model_providers.mlx-server]\n"
+        'base_url = "http://old"\n'
+        "[model_providers.mlx-server.query_params]\n"
+        'a = "b"\n'
+        "[model_providers.other]\n"
+        'name = "other"\n'
+    )
+    assert commands.run(["connect", "codex", "--write", "--model", "a/b"]) == 0
+    text = file.read_text()
+    read = tomllib.loads(text)
+    assert "# mine\n" in text
+    assert 'approval_policy = "never"  # really\n' in text
+    assert "model_context_window" not in read
+    assert (read["model"], read["tui"]) == ("a/b", {"notifications": True})
+    assert read["model_providers"]["other"] == {"name": "other"}
+    ours = read["model_providers"]["mlx-server"]
+    assert (ours["base_url"], "query_params" in ours) == ("http://127.0.0.1:9/v1", False)
+    assert commands.run(["connect", "codex", "--write", "--model", "a/b"]) == 0
+    assert file.read_text() == text
+
+
+def test_zed_gets_a_variable_that_is_not_the_servers() -> None:
+    """Its variable is its provider's name; the server would take its own for its key."""
+    preset = PRESETS["zed"](Target("http://127.0.0.1:8080/v1", "some/model"))
+    (name,) = json.loads(preset.text)["language_models"]["openai_compatible"]
+    variable = name.upper().replace("-", "_") + "_API_KEY"
+    assert f"export {variable}=" in preset.then
+    assert variable != environment_name("--api-key")
+
+
+def test_claude_code_is_told_how_much_fits() -> None:
+    assert "CLAUDE_CODE_MAX_CONTEXT_TOKENS=32768 " in PRESETS["claude"](TARGET).then
+    no_window = Target("http://127.0.0.1:8080/v1", "some/model")
+    assert "CONTEXT" not in PRESETS["claude"](no_window).then
 
 
 def test_a_link_stays_a_link(home: Path) -> None:
@@ -149,7 +235,7 @@ def test_a_link_stays_a_link(home: Path) -> None:
     link.symlink_to(real)
     assert commands.run(["connect", "zed", "--write"]) == 0
     assert link.is_symlink()
-    assert "mlx-server" in real.read_text()
+    assert "mlx-local" in real.read_text()
 
 
 def test_a_client_without_a_file_says_so(capsys: pytest.CaptureFixture[str]) -> None:

@@ -218,7 +218,10 @@ def test_while_the_model_loads_the_port_answers_503(engine: ScriptedEngine) -> N
 def test_the_banner_says_what_a_person_wants_to_know(tmp_path: Path) -> None:
     with running(tmp_path) as server:
         text = server.log.read_text()
+    assert text.split()[:2] == ["open", server.base_url]
+    assert text.count("    make serve MODEL=mlx-community/") == 3
     for words in (
+        "callable from pages: any",
         "demo",
         f"context {demo.CONTEXT_WINDOW:,}",
         "MiB",

@@ -20,12 +20,14 @@ LOCATE = """
 import sys
 from pathlib import Path
 from inference.repository import locate
-from huggingface_hub import constants
 from parts import Unavailable
-constants.DOWNLOAD_CHUNK_SIZE = 2**16  # of 10 MB, of which the demo model has not one
 for word in sys.argv[1:]:
+    is_forced = word.startswith("!")
     try:
-        print(Path(word[1:]).unlink() if word.startswith("-") else locate(word))
+        if word.startswith("-"):
+            print(Path(word[1:]).unlink())
+        else:
+            print(locate(word.lstrip("!"), is_forced=is_forced))
     except Unavailable as error:
         print(error.message)
 """
@@ -66,7 +68,7 @@ class Fetching:
         )
 
     def run(self, *words: str) -> tuple[list[str], str]:
-        """Look for each; a word that begins with - is a file that is removed.
+        """Look for each; a word that begins with - is a file that is removed, one with ! is forced.
 
         Returns the line that came of each, and what was said on the way.
         """
@@ -166,6 +168,16 @@ def test_a_model_that_cannot_come_is_one_clear_sentence(tmp_path: Path, hub: hub
     for repo, line in zip(said, lines, strict=True):
         assert repo in line
         assert said[repo] in line
+
+
+def test_a_model_that_is_too_big_comes_when_it_is_forced(tmp_path: Path, hub: hubs.Hub) -> None:
+    hub.repos["some/giant"] = {"model.safetensors": b"x"}
+    hub.sizes = {"model.safetensors": 10**15}
+    (refused, forced), _ = Fetching(tmp_path, hub).run("some/giant", "!some/giant")
+    assert "nothing was downloaded: mlx-community/" in refused
+    assert refused.endswith(" fits, and --force tries this one all the same.")
+    # Not the memory, but the disk, which cannot be forced.
+    assert forced.startswith("There is no room for 'some/giant'")
 
 
 def test_without_a_network_it_is_one_clear_sentence(tmp_path: Path) -> None:

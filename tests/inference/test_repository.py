@@ -125,6 +125,14 @@ def test_a_broken_folder_is_refused_in_a_sentence(
     assert "Traceback" not in caught.value.message
 
 
+def test_a_folder_that_outgrows_the_memory_may_be_forced(folder: Path) -> None:
+    outgrow_memory(folder)
+    with pytest.raises(Unavailable, match=r"mlx-community/\S+ fits, and --force tries"):
+        check(folder)
+    check(folder, is_forced=True)
+    assert locate(str(folder), is_forced=True) == folder
+
+
 def test_a_whole_folder_is_found(folder: Path) -> None:
     assert locate(str(folder)) == folder
 
