@@ -46,12 +46,13 @@ SETTINGS = door_settings.parse() if __name__ == "__main__" else None
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
@@ -88,13 +89,13 @@ from door.progress import reported
 from door.requests import ChatRequest
 from door.settings import DEMO_MODEL, VERSION, Settings
 from door.stream import ClientGone, EventStream, merged, unless_gone, watched
+from door.waking import WakingAnswer
 from door.wire import Wire
 from parts import (
     Answer,
     Engine,
     NotFound,
     Progress,
-    Prompt,
     SamplingParams,
     ServerError,
     Unavailable,
@@ -348,11 +349,14 @@ def _add_routes(app: FastAPI, settings: Settings, engine: Engine, store: Store) 
         story: door_log.Story = request.state.story
         story.model = _echoed(body.model, settings)
         params = chat.read_sampling(given, defaults)
-        if body.keep_alive is not None:
-            engine.stay(body.keep_alive)
-        answers = await _submit_all(
-            engine, chat.read_prompt(given), chat.choices_of(params, body.n)
+        submit = functools.partial(
+            engine.submit, chat.read_prompt(given), keep_alive=body.keep_alive
         )
+        choices = chat.choices_of(params, body.n)
+        if body.stream and engine.status.phase == "sleeping":
+            answers: list[Answer] = [WakingAnswer(submit(each)) for each in choices]
+        else:
+            answers = await _submitted(submit(each) for each in choices)
         card = engine.status.model
         completion = chat.Completion(
             model=story.model,
@@ -427,14 +431,12 @@ def _echoed(model: str | None, settings: Settings) -> str:
     return (model or settings.model_name)[:256]
 
 
-async def _submit_all(
-    engine: Engine, prompt: Prompt, choices: Sequence[SamplingParams]
-) -> list[Answer]:
+async def _submitted(submitting: Iterable[Awaitable[Answer]]) -> list[Answer]:
     """Submit every choice, or none."""
     answers: list[Answer] = []
     try:
-        for params in choices:
-            answers.append(await engine.submit(prompt, params))
+        for each in submitting:
+            answers.append(await each)
     except BaseException:
         _give_up(answers)
         raise

@@ -84,7 +84,9 @@ class FedEngine:
         self._cost = self._loop.create_future()
         return self._cost
 
-    async def submit(self, prompt: Prompt, params: SamplingParams) -> Answer:
+    async def submit(
+        self, prompt: Prompt, params: SamplingParams, *, keep_alive: float | None = None
+    ) -> Answer:
         answer = Answer(lambda: None, Progress)
         self._answers.append(answer)
         if len(self._answers) == self._num_streams:

@@ -47,9 +47,6 @@ class Admission:
     async def start(self) -> None:
         await self._engine.start()
 
-    def stay(self, seconds: float) -> None:
-        self._engine.stay(seconds)
-
     async def failed(self) -> str:
         return await self._engine.failed()
 
@@ -61,24 +58,28 @@ class Admission:
         self._refuse_too_long(prompt)
         return await self._engine.count(prompt)
 
-    async def submit(self, prompt: Prompt, params: SamplingParams) -> Answer:
+    async def submit(
+        self, prompt: Prompt, params: SamplingParams, *, keep_alive: float | None = None
+    ) -> Answer:
         """Queue a prompt. Raises `Refused`, and `TimedOut` when even that took too long."""
         self._refuse_too_many()
         self._refuse_too_long(prompt)
         if self._timeout is None:
-            return await self._entering(prompt, params)
+            return await self._entering(prompt, params, keep_alive)
         deadline = asyncio.get_running_loop().time() + self._timeout
         try:
             async with asyncio.timeout_at(deadline):
-                answer = await self._entering(prompt, params)
+                answer = await self._entering(prompt, params, keep_alive)
         except TimeoutError:
             raise _timed_out(self._timeout) from None
         return TimedAnswer(answer, deadline, self._timeout)
 
-    async def _entering(self, prompt: Prompt, params: SamplingParams) -> Answer:
+    async def _entering(
+        self, prompt: Prompt, params: SamplingParams, keep_alive: float | None
+    ) -> Answer:
         self._num_entering += 1
         try:
-            return await self._engine.submit(prompt, params)
+            return await self._engine.submit(prompt, params, keep_alive=keep_alive)
         finally:
             self._num_entering -= 1
 

@@ -123,7 +123,7 @@ class Engine:
         self.lock = asyncio.Lock()
         self._load = load
         self._stall_timeout = stall_timeout
-        self._stay_s = idle_unload
+        self._idle_unload = self._stay_s = idle_unload
         self._falling_asleep: asyncio.TimerHandle | None = None
         self._num_entering = 0
         self._card: ModelCard | None = None
@@ -201,15 +201,17 @@ class Engine:
         if self._phase in ("loading", "sleeping"):
             self._phase = "ready"
 
-    def stay(self, seconds: float) -> None:
-        """Keep the model in memory for so long after the last answer."""
-        self._stay_s = seconds
-        self._sleep_later()
+    async def submit(
+        self, prompt: Prompt, params: SamplingParams, *, keep_alive: float | None = None
+    ) -> Answer:
+        """Queue a prompt. Raises `Refused` before any work is done on it.
 
-    async def submit(self, prompt: Prompt, params: SamplingParams) -> Answer:
-        """Queue a prompt. Raises `Refused` before any work is done on it."""
+        The model stays `keep_alive` seconds after the last answer; else what the operator says.
+        """
         async with self._awake():
-            return await self._submit(prompt, params)
+            answer = await self._submit(prompt, params)
+            self._stay_s = self._idle_unload if keep_alive is None else keep_alive
+            return answer
 
     async def _submit(self, prompt: Prompt, params: SamplingParams) -> Answer:
         self._refuse_unless_ready()

@@ -65,10 +65,12 @@ def test_an_answer_streams_and_says_how_it_went(desk: Desk) -> None:
 def test_waiting_has_a_name(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("door.progress.EVERY_S", 0.01)
     engine, begin = desk.place.engine, asyncio.Event()
-    engine.first_progress = Progress(2, 0, 500)
+    engine.first_progress = Progress(2, 0, 500, stage="waiting")
     engine.script = says(begin, Text("At last."))
     desk.write("Hi")
     expect(desk.state).to_have_text("Queued, 2 ahead")
+    engine.answers[-1].progress = Progress(0, 0, 500, stage="waiting")
+    expect(desk.state).to_have_text("Queued, next")
     engine.answers[-1].progress = Progress(0, 340, 500)
     expect(desk.state).to_have_text("Reading 68 %")
     engine.go_on(begin)

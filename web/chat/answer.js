@@ -65,9 +65,11 @@ export class Answer {
     }
   }
 
-  progress({ num_ahead, processed, total }) {
-    if (num_ahead > 0) {
-      this.say(`Queued, ${num_ahead} ahead`, "live");
+  progress({ stage, num_ahead, processed, total }) {
+    if (stage === "waking") {
+      this.say("Waking the model", "live");
+    } else if (stage === "waiting") {
+      this.say(num_ahead ? `Queued, ${num_ahead} ahead` : "Queued, next", "live");
     } else if (total) {
       this.say(`Reading ${Math.floor((100 * processed) / total)} %`, "live");
       this.bar.value = processed / total;
