@@ -266,6 +266,8 @@ def test_conversations_of_other_clients_are_opened_and_continued(desk: Desk) -> 
     expect(row).to_contain_text("archived")
     row.get_by_role("link").click()
     expect(desk.answers).to_have_text("You said: Made by the SDK")
+    for words in ("tok/s", "first "):  # as the server measured it
+        expect(desk.measures).to_contain_text(words)
     assert desk.page.url.endswith(f"#{first.id}")
     desk.ask("Continued here")
     assert [text for _, text in desk.place.last_said][::2] == ["Made by the SDK", "Continued here"]

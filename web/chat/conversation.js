@@ -12,8 +12,9 @@ export class Turn {
     response = null,
     inConversation = false,
     source = "",
+    timings = null,
   }) {
-    Object.assign(this, { id, parent, input, output, response, inConversation, source });
+    Object.assign(this, { id, parent, input, output, response, inConversation, source, timings });
     /** The conversation that the server has it in. */
     this.tree = parent?.tree ?? null;
     this.children = [];
@@ -78,6 +79,7 @@ export class Conversation {
         response,
         inConversation: fields.in_conversation,
         source: fields.source,
+        timings: fields.timings,
       });
       turn.tree = tree.id;
       byNumber.set(fields.turn, turn);
