@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from pathlib import Path
+from typing import Any
 
 import openai
 import pytest
@@ -12,6 +13,7 @@ from playwright.sync_api import Browser, Locator, expect
 
 from door.settings import Settings
 from parts import (
+    ContextLengthExceeded,
     EngineFailed,
     Progress,
     Prompt,
@@ -24,7 +26,7 @@ from parts import (
     Usage,
 )
 from server import create_app
-from tests.door.asking import create
+from tests.door.asking import create, post
 from tests.protocol.turns import say
 from tests.scripted import ScriptedEngine, Step, says
 from tests.serving import Running, serving
@@ -128,10 +130,92 @@ def test_what_was_written_outlives_a_reload(desk: Desk) -> None:
     desk.place.engine.script = says(Text("Once upon a time."), asyncio.Event())
     desk.write("A story")
     expect(desk.answers).to_contain_text("Once upon a tim")
+    # The new page may ask for it before the server has heard that the old one left.
+    desk.allowed.add("Failed to load resource: the server responded with a status of 404")
     desk.reload()
     expect(desk.answers).to_have_text("Once upon a time.")
     expect(desk.state).to_have_text("Stopped")
     assert desk.place.engine.answers[-1].is_cancelled
+
+
+def test_an_answer_that_is_still_being_written_is_waited_for(desk: Desk) -> None:
+    engine, rest = desk.place.engine, asyncio.Event()
+    engine.script = says(Text("Slow"), rest, Text(" answer."))
+    made = post(desk.place.url, input="Write slowly", background=True).json()["id"]
+    desk.allowed.add("Failed to load resource: the server responded with a status of 404")
+    with desk.page.expect_response(lambda answer: answer.url.endswith(f"/v1/responses/{made}")):
+        desk.page.goto(f"{desk.place.url}/#{made}")
+    expect(desk.turns).to_have_count(0)
+    engine.go_on(rest)
+    expect(desk.answers).to_have_text("Slow answer.")
+    expect(desk.page.locator("#notice")).to_be_hidden()
+
+
+def test_what_is_stopped_before_the_server_has_answered_is_kept(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, may_enter = desk.place.engine, asyncio.Event()
+    submit = engine.submit
+
+    async def slowly(*asked: Any, **options: Any) -> Any:
+        await may_enter.wait()
+        return await submit(*asked, **options)
+
+    monkeypatch.setattr(engine, "submit", slowly)
+    engine.script = says(asyncio.Event())
+    desk.write("A story")
+    desk.page.keyboard.press("Escape")
+    expect(desk.state).to_have_text("Stopping")
+    engine.go_on(may_enter)
+    desk.wait_for_end()
+    expect(desk.state).to_have_text("Stopped")
+    assert engine.answers[-1].is_cancelled
+    expect(desk.titles).to_have_text(["A story"])
+    engine.script = echo
+    desk.write("Go on")
+    expect(desk.answers).to_have_text("You said: Go on")
+    desk.wait_for_end()
+    expect(desk.titles).to_have_text(["A story"])
+    before = desk.seen()
+    desk.reload()
+    assert desk.seen() == before == ["A story", "Go on", "You said: Go on"]
+
+
+def test_a_button_pressed_twice_asks_once(desk: Desk) -> None:
+    engine, rest = desk.place.engine, asyncio.Event()
+    desk.ask("Hi")
+    num_asked = len(engine.prompts)
+    engine.script = says(Text("Again"), rest)
+    desk.button("Try again").evaluate("(button) => { button.click(); button.click(); }")
+    expect(desk.answers).to_contain_text("Agai")
+    engine.go_on(rest)
+    desk.wait_for_end()
+    assert len(engine.prompts) == num_asked + 1
+    expect(desk.turns.last).to_contain_text("2 / 2")
+
+
+def test_a_conversation_that_outgrows_the_context_can_go_on(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = desk.place.engine
+    engine.script = echo
+    submit = engine.submit
+
+    async def short_sighted(prompt: Prompt, *rest: Any, **options: Any) -> Any:
+        if len(prompt.messages) > 3:
+            raise ContextLengthExceeded("Too long.", param="messages")
+        return await submit(prompt, *rest, **options)
+
+    monkeypatch.setattr(engine, "submit", short_sighted)
+    for text in ("one", "two"):
+        desk.ask(text)
+    desk.allowed.add("Failed to load resource: the server responded with a status of 400")
+    desk.ask("three")
+    expect(desk.state).to_have_text("Failed: Too long.")
+    desk.button("Go on without the oldest turns").click()
+    expect(desk.answers.last).to_have_text("You said: three")
+    desk.ask("four")
+    assert [text for _, text in desk.place.last_said] == ["three", "You said: three", "four"]
 
 
 def test_a_failure_says_why_and_can_be_tried_again(desk: Desk) -> None:
@@ -312,6 +396,40 @@ def test_a_conversation_is_found_exported_and_deleted(desk: Desk, tmp_path: Path
     expect(desk.titles).to_have_text(["About foxes"])
 
 
+def test_the_branch_that_is_seen_is_exported(desk: Desk, tmp_path: Path) -> None:
+    desk.place.engine.script = echo
+    desk.ask("one")
+    desk.ask("two")
+    desk.button("Branch from here", desk.turns.first).click()
+    desk.ask("three")
+    desk.button("The branch before", desk.turns.last).click()
+    assert "two" in (seen := exported(desk, "one", tmp_path)) and "three" not in seen
+    say(desk.place.store, "Other")
+    desk.page.evaluate("dispatchEvent(new Event('focus'))")
+    desk.page.get_by_role("link", name="Other").click()
+    expect(desk.answers).to_have_text("OTHER")
+    assert "three" in (newest := exported(desk, "one", tmp_path)) and "two" not in newest
+
+
+def exported(desk: Desk, title: str, folder: Path) -> str:
+    """A conversation as Markdown."""
+    open_menu(desk, title)
+    with desk.page.expect_download() as saved:
+        desk.page.get_by_role("menuitem", name="Export as Markdown").click()
+    saved.value.save_as(folder / title)
+    return (folder / title).read_text(encoding="utf-8")
+
+
+def test_what_other_clients_make_is_seen_when_the_page_is_looked_at_again(desk: Desk) -> None:
+    say(desk.place.store, "Made elsewhere")
+    expect(desk.titles).to_have_count(0)
+    desk.page.evaluate("dispatchEvent(new Event('focus'))")
+    expect(desk.titles).to_have_text(["Made elsewhere"])
+    say(desk.place.store, "And another")
+    desk.page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+    expect(desk.titles).to_have_text(["And another", "Made elsewhere"])
+
+
 def open_menu(desk: Desk, title: str) -> None:
     desk.page.locator(".row", has_text=title).hover()
     desk.button(f"More for {title}").click()
@@ -457,6 +575,38 @@ def test_settings_are_sent_and_stay(desk: Desk) -> None:
     desk.button("Done").click()
     desk.ask("Hi")
     assert desk.place.engine.params[-1].max_tokens == 4096
+
+
+def test_all_of_sampling_can_be_set(desk: Desk) -> None:
+    desk.button("Settings").click()
+    desk.page.get_by_text("More sampling").click()
+    for label, value in FOLDED.items():
+        desk.page.get_by_label(label, exact=True).fill(value)
+    desk.page.get_by_label("When the context is full").select_option("auto")
+    desk.button("Done").click()
+    with desk.page.expect_request("**/v1/responses") as sent:
+        desk.ask("Hi")
+    params = desk.place.engine.params[-1]
+    assert (params.top_k, params.min_p, params.seed) == (20, 0.05, 7)
+    assert (params.presence_penalty, params.frequency_penalty) == (-0.5, 0.25)
+    assert params.repetition_penalty == 1.1
+    assert sent.value.post_data_json["truncation"] == "auto"
+    desk.button("Settings").click()
+    expect(desk.page.get_by_label("Seed")).to_be_visible()  # for it is set
+    desk.button("Reset").click()
+    desk.button("Done").click()
+    desk.ask("Hi")
+    assert desk.place.engine.params[-1].seed is None
+
+
+FOLDED = {
+    "Top k": "20",
+    "Min p": "0.05",
+    "Presence penalty": "-0.5",
+    "Frequency penalty": "0.25",
+    "Repetition penalty": "1.1",
+    "Seed": "7",
+}
 
 
 def test_what_was_said_can_be_copied(desk: Desk) -> None:

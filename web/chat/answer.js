@@ -152,7 +152,7 @@ export class Answer {
   }
 
   buttons(turn) {
-    const { retry, branch, proceed } = this.actions;
+    const { retry, branch, proceed, shorten } = this.actions;
     const all = [
       turn.answer ? copyButton("Copy the answer", () => turn.answer) : null,
       retry ? iconButton("retry", "Try again", retry) : null,
@@ -160,6 +160,14 @@ export class Answer {
     ];
     if (turn.status === "incomplete")
       all.push(h("button", { type: "button", class: "proceed", onclick: proceed }, "Continue"));
+    if (turn.fault === "context_length_exceeded" && turn.parent)
+      all.push(
+        h(
+          "button",
+          { type: "button", class: "proceed", onclick: shorten },
+          "Go on without the oldest turns",
+        ),
+      );
     return h("div", { class: "buttons" }, all);
   }
 }

@@ -19,6 +19,8 @@ export class Turn {
     this.tree = parent?.tree ?? null;
     this.children = [];
     this.isSuperseded = false;
+    /** The code of what went wrong with it. */
+    this.fault = "";
     this.view = null;
   }
 
@@ -66,6 +68,8 @@ export class Conversation {
     this.title = tree.title ?? "";
     this.source = tree.source ?? "page";
     this.isObject = tree.is_conversation ?? false;
+    /** Whether its oldest turns may be left out when the context is full. */
+    this.canForget = false;
     this.roots = [];
     this.turns = new Map();
     const byNumber = new Map();
