@@ -497,6 +497,95 @@ def test_everything_can_be_done_from_the_keyboard(desk: Desk) -> None:
     expect(desk.titles).to_have_count(1)
 
 
+def tab_to(desk: Desk, target: Locator, *, back: bool = False) -> None:
+    """Go somewhere by the keyboard alone."""
+    for _ in range(80):
+        desk.page.keyboard.press("Shift+Tab" if back else "Tab")
+        if target.count() and target.evaluate("e => e === document.activeElement"):
+            return
+    raise AssertionError(f"the keyboard does not reach {target}")
+
+
+def press(desk: Desk, name: str, within: Locator | None = None, *, back: bool = True) -> None:
+    """Press a button by the keyboard alone."""
+    tab_to(desk, desk.button(name, within), back=back)
+    desk.page.keyboard.press("Enter")
+
+
+def test_an_answer_can_be_worked_with_from_the_keyboard(desk: Desk) -> None:
+    engine, keyboard = desk.place.engine, desk.page.keyboard
+    call = ToolCall("call_1", "get_weather"), ToolArguments("{}")
+    engine.script = says(*call, reason="tool_calls")
+    keyboard.type("How is it?")
+    keyboard.press("Enter")
+    desk.wait_for_end()
+    tab_to(desk, desk.page.get_by_label("Result of get_weather"), back=True)
+    keyboard.type("sunny")
+    engine.script = says(Text("One, two,"), reason="length")
+    press(desk, "Give the results", back=False)
+    expect(desk.answers).to_have_text("One, two,")
+    desk.wait_for_end()
+    expect(desk.prompt).to_be_focused()
+    engine.script = echo
+    press(desk, "Continue")
+    expect(desk.answers.last).to_contain_text("You said: Continue")
+    desk.wait_for_end()
+    expect(desk.button("Continue")).to_be_focused()
+    press(desk, "Edit the message", desk.turns.last)
+    keyboard.press("Control+a")
+    keyboard.type("Go on")
+    keyboard.press("Enter")
+    expect(desk.answers.last).to_have_text("You said: Go on")
+    desk.wait_for_end()
+    expect(desk.prompt).to_be_focused()
+    press(desk, "The branch before", desk.turns.last)
+    expect(desk.answers.last).to_contain_text("You said: Continue")
+    press(desk, "Edit the message", desk.turns.last)
+    keyboard.press("Escape")
+    expect(desk.button("Edit the message", desk.turns.last)).to_be_focused()
+    press(desk, "Branch from here", desk.turns.nth(1))
+    expect(desk.turns).to_have_count(2)
+    expect(desk.prompt).to_be_focused()
+
+
+def test_settings_and_theme_can_be_changed_from_the_keyboard(desk: Desk) -> None:
+    desk.place.engine.script = echo
+    keyboard, root = desk.page.keyboard, desk.page.locator("html")
+    before = brightness(root)
+    press(desk, "Dark or light")
+    assert brightness(root) != before
+    press(desk, "Settings", back=False)
+    tab_to(desk, desk.page.get_by_label("System prompt"))
+    keyboard.type("Be brief.")
+    tab_to(desk, desk.page.locator(".fold summary"))
+    keyboard.press("Enter")
+    tab_to(desk, desk.page.get_by_label("Seed"))
+    keyboard.type("7")
+    keyboard.press("Escape")
+    expect(desk.page.get_by_role("dialog")).to_have_count(0)
+    expect(desk.button("Settings")).to_be_focused()
+    tab_to(desk, desk.prompt)
+    keyboard.type("Hi")
+    keyboard.press("Enter")
+    desk.wait_for_end()
+    assert desk.place.last_said == [("system", "Be brief."), ("user", "Hi")]
+    assert desk.place.engine.params[-1].seed == 7
+
+
+def test_the_keyboard_stays_in_an_answer_that_another_follows(desk: Desk) -> None:
+    engine, rest = desk.place.engine, asyncio.Event()
+    engine.script = echo
+    desk.ask("Hi")
+    engine.script = says(Text("Slow"), rest, Text(" answer"))
+    desk.write("Write slowly")
+    expect(desk.answers.last).to_contain_text("Slo")
+    copy = desk.button("Copy the answer")
+    tab_to(desk, copy, back=True)
+    engine.go_on(rest)
+    desk.wait_for_end()
+    expect(copy.first).to_be_focused()
+
+
 def test_the_keyboard_stays_where_it_is_when_the_list_is_made_anew(desk: Desk) -> None:
     engine, rest = desk.place.engine, asyncio.Event()
     say(desk.place.store, "Old")

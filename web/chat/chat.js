@@ -98,7 +98,7 @@ export class Chat {
 
   show() {
     const path = this.conversation.path(this.leaf);
-    this.thread.replaceChildren(...path.map((turn) => this.viewOf(turn)));
+    this.replace(path.map((turn) => this.viewOf(turn)));
     for (const turn of path) this.showSiblings(turn);
     const isNew = !path.length && !this.conversation.id;
     document.body.classList.toggle("is-new", isNew);
@@ -108,6 +108,16 @@ export class Chat {
       (isNew ? "New chat" : "Untitled");
     document.title = isNew ? "Chat" : $("title").textContent;
     this.onchange();
+  }
+
+  /** Put turns on the page. Whoever is in one with the keyboard stays there, or can write on. */
+  replace(elements) {
+    const focused = this.thread.querySelector(":focus-visible");
+    const shown = [...this.thread.children];
+    if (shown.length === elements.length && shown.every((each, place) => each === elements[place]))
+      return;
+    this.thread.replaceChildren(...elements);
+    if (focused) (focused.isConnected ? focused : $("prompt")).focus({ preventScroll: true });
   }
 
   // Asking
@@ -337,7 +347,10 @@ export class Chat {
     field.value = turn.question;
     const { asked } = turn.view;
     const before = [...asked.childNodes];
-    const end = () => asked.replaceChildren(...before);
+    const end = () => {
+      asked.replaceChildren(...before);
+      asked.querySelector(".buttons button")?.focus({ preventScroll: true });
+    };
     const send = () => {
       end();
       if (field.value.trim() && !this.run) this.edit(turn, field.value.trim());
@@ -389,7 +402,9 @@ export class Chat {
         output: fields[place].querySelector("textarea").value,
       }));
       if (this.run) return;
+      const isByKeyboard = form.querySelector(":focus-visible");
       form.remove();
+      if (isByKeyboard) $("prompt").focus();
       this.send("", { after: turn, items });
     });
     turn.view.element.append(form);
