@@ -96,6 +96,14 @@ class Run:
         """The response object as it stands."""
         return self.stream.response
 
+    def timings(self) -> Timings | None:
+        """How quickly it came, as far as it came."""
+        first, rate = self.story.first_s, self.story.tokens_per_s
+        if first is None:
+            return None
+        thinking = self._thinking.seconds
+        return Timings(*(value and round(value, 4) for value in (first, thinking, rate)))
+
     def at_end(self, call: Callable[[], None]) -> None:
         """Have something called when the response is over."""
         self._task.add_done_callback(lambda task: call())
@@ -161,15 +169,7 @@ class Run:
         news.set()
         if self.is_over:
             # Before a reader runs: whoever hears of its end can continue it.
-            self._draft.remember(self.stream.response, self.items, self._timings())
-
-    def _timings(self) -> Timings | None:
-        """How quickly it came, as far as it came."""
-        first, rate = self.story.first_s, self.story.tokens_per_s
-        if first is None:
-            return None
-        thinking = self._thinking.seconds
-        return Timings(*(value and round(value, 4) for value in (first, thinking, rate)))
+            self._draft.remember(self.stream.response, self.items, self.timings())
 
 
 class Thinking:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import re
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ from tests.door.asking import create, post
 from tests.protocol.turns import say
 from tests.scripted import ScriptedEngine, Step, says
 from tests.serving import Running, serving
+from tests.web import screenshots
 from tests.web.desk import Desk, Place
 
 
@@ -642,6 +645,21 @@ def test_it_follows_the_system_until_a_theme_is_chosen(browser: Browser, place: 
             assert (brightness(root) < 200) != is_dark
             desk.reload()
             assert (brightness(root) < 200) != is_dark
+
+
+def test_its_pictures_are_taken_in_light_and_in_dark(browser: Browser, tmp_path: Path) -> None:
+    light, dark = screenshots.take(tmp_path, browser)
+    assert first_pixel(light) > 600 and first_pixel(dark) < 150
+
+
+def first_pixel(path: Path) -> int:
+    """How bright the first pixel of a PNG is: the one that no filter changes."""
+    chunks, picture = path.read_bytes()[8:], b""
+    while chunks:
+        length, kind = struct.unpack(">I4s", chunks[:8])
+        picture += chunks[8 : 8 + length] if kind == b"IDAT" else b""
+        chunks = chunks[12 + length :]
+    return sum(zlib.decompress(picture)[1:4])
 
 
 def test_settings_are_sent_and_stay(desk: Desk) -> None:
