@@ -11,7 +11,7 @@ from typing import Any
 
 import openai
 import pytest
-from playwright.sync_api import Browser, Locator, expect
+from playwright.sync_api import Browser, CDPSession, Locator, expect
 
 from door.settings import Settings
 from parts import (
@@ -332,6 +332,58 @@ def test_an_earlier_answer_can_be_branched_from(desk: Desk) -> None:
     desk.ask("three")
     assert [text for _, text in desk.place.last_said] == ["one", "You said: one", "three"]
     expect(desk.turns.last).to_contain_text("2 / 2")
+
+
+# Long answers
+
+
+COUNT = """() => {
+  window.counted = { reads: 0, added: 0, removed: 0 };
+  new MutationObserver((changes) => {
+    counted.reads++;
+    for (const { addedNodes, removedNodes } of changes) {
+      counted.added += addedNodes.length;
+      counted.removed += removedNodes.length;
+    }
+  }).observe(document.querySelector(".prose"), { childList: true, subtree: true });
+}"""
+
+
+def test_a_long_answer_costs_little(desk: Desk) -> None:
+    engine, rest = desk.place.engine, asyncio.Event()
+    text = (SECTION * 100)[: 64 << 10]
+    pieces = [Text(text[start : start + 8]) for start in range(0, len(text), 8)]
+    engine.script = says(Text("Now:\n\n"), rest, *pieces)
+    session = desk.page.context.new_cdp_session(desk.page)
+    session.send("Performance.enable", {"timeDomain": "threadTicks"})
+    desk.write("Write much")
+    expect(desk.answers).to_have_text("Now:")
+    desk.page.evaluate(COUNT)
+    before = script_ms(session)
+    engine.go_on(rest)
+    desk.wait_for_end()
+    # An answer is 40 ms of scripting; whoever renders all of it anew for each piece takes seconds.
+    assert script_ms(session) - before < 1000
+    counted = desk.page.evaluate("counted")
+    shown = desk.page.evaluate(
+        "{ const walk = document.createTreeWalker(document.querySelector('.prose'));"
+        " let num = 0; while (walk.nextNode()) num++; num }"
+    )
+    assert counted["reads"] < len(pieces) / 4  # what has come is shown together
+    assert counted["removed"] == 0  # and what is there stays
+    assert shown / 2 < counted["added"] <= shown
+
+
+def script_ms(session: CDPSession) -> float:
+    """The page's own time for scripts, whatever else the processor does."""
+    metrics = session.send("Performance.getMetrics")["metrics"]
+    return sum(1000 * each["value"] for each in metrics if each["name"] == "ScriptDuration")
+
+
+SECTION = (
+    f"## A heading\n\n{'Some *words* with `code` and **more**. ' * 8}\n\n- one\n- two\n\n"
+    "| a | b |\n|---|---|\n| 1 | 2 |\n\n```python\ndef f(x: int) -> int:\n    return x\n```\n\n"
+)
 
 
 # Conversations
