@@ -24,6 +24,7 @@ from typing import Any, Literal, Protocol
 
 FinishReason = Literal["stop", "length", "tool_calls"]
 Phase = Literal["loading", "ready", "sleeping", "draining", "failed"]
+Stage = Literal["waking", "waiting", "reading"]
 Role = Literal["system", "developer", "user", "assistant", "tool"]
 
 
@@ -272,12 +273,14 @@ class Progress:
     """How far an answer is that has not begun."""
 
     num_ahead: int = 0
-    """Requests before it in the queue."""
+    """Requests before it in the queue; 0 for the next one."""
     num_computed: int = 0
     """How many of the prompt's tokens have been computed, or were found in the prefix cache."""
     num_prompt: int = 0
     num_cached: int = 0
     """How many of the computed were found in the prefix cache."""
+    stage: Stage = "reading"
+    """The model is loaded for it; it waits in the queue; its prompt is computed."""
 
 
 class Answer(Protocol):
@@ -305,19 +308,26 @@ class Engine(Protocol):
     async def start(self) -> None:
         """Load the model; return when it can serve. Raises `Unavailable` when it cannot."""
 
-    async def submit(self, prompt: Prompt, params: SamplingParams) -> Answer:
-        """Queue a prompt. Raises `Refused` before any work is done on it."""
+    async def submit(
+        self, prompt: Prompt, params: SamplingParams, *, keep_alive: float | None = None
+    ) -> Answer:
+        """Queue a prompt. Raises `Refused` before any work is done on it.
+
+        A model that sleeps is loaded first. It stays `keep_alive` seconds after the last answer,
+        until somebody asks who does not say so.
+        """
 
     async def submit_choices(
-        self, prompt: Prompt, choices: Sequence[SamplingParams]
+        self,
+        prompt: Prompt,
+        choices: Sequence[SamplingParams],
+        *,
+        keep_alive: float | None = None,
     ) -> Sequence[Answer]:
         """Queue a prompt that is to be answered once by each of `choices`, all or none."""
 
     async def count(self, prompt: Prompt) -> int:
         """The number of a prompt's tokens. Raises `Refused`."""
-
-    def stay(self, seconds: float) -> None:
-        """Keep the model in memory for so long after the last answer; infinity is for ever."""
 
     async def failed(self) -> str:
         """Return when nothing will ever be answered any more, and say why."""

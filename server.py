@@ -89,6 +89,7 @@ from door.progress import reported
 from door.requests import ChatRequest
 from door.settings import DEMO_MODEL, VERSION, Settings
 from door.stream import ClientGone, EventStream, merged, unless_gone, watched
+from door.waking import waking
 from door.wire import Wire
 from parts import (
     Answer,
@@ -348,11 +349,14 @@ def _add_routes(app: FastAPI, settings: Settings, engine: Engine, store: Store) 
         story: door_log.Story = request.state.story
         story.model = _echoed(body.model, settings)
         params = chat.read_sampling(given, defaults)
-        if body.keep_alive is not None:
-            engine.stay(body.keep_alive)
-        answers = await engine.submit_choices(
-            chat.read_prompt(given), chat.choices_of(params, body.n)
+        choices = chat.choices_of(params, body.n)
+        submitting = engine.submit_choices(
+            chat.read_prompt(given), choices, keep_alive=body.keep_alive
         )
+        if body.stream and engine.status.phase == "sleeping":
+            answers: Sequence[Answer] = waking(submitting, len(choices))
+        else:
+            answers = await submitting
         card = engine.status.model
         completion = chat.Completion(
             model=story.model,

@@ -85,12 +85,18 @@ class FedEngine:
         self._cost = self._loop.create_future()
         return self._cost
 
-    async def submit(self, prompt: Prompt, params: SamplingParams) -> Answer:
+    async def submit(
+        self, prompt: Prompt, params: SamplingParams, *, keep_alive: float | None = None
+    ) -> Answer:
         [answer] = await self.submit_choices(prompt, [params])
         return answer
 
     async def submit_choices(
-        self, prompt: Prompt, choices: Sequence[SamplingParams]
+        self,
+        prompt: Prompt,
+        choices: Sequence[SamplingParams],
+        *,
+        keep_alive: float | None = None,
     ) -> list[Answer]:
         answer = Answer(lambda: None, Progress)
         self._answers.append(answer)

@@ -47,9 +47,6 @@ class Admission:
     async def start(self) -> None:
         await self._engine.start()
 
-    def stay(self, seconds: float) -> None:
-        self._engine.stay(seconds)
-
     async def failed(self) -> str:
         return await self._engine.failed()
 
@@ -61,33 +58,39 @@ class Admission:
         self._refuse_too_long(prompt)
         return await self._engine.count(prompt)
 
-    async def submit(self, prompt: Prompt, params: SamplingParams) -> Answer:
+    async def submit(
+        self, prompt: Prompt, params: SamplingParams, *, keep_alive: float | None = None
+    ) -> Answer:
         """Queue a prompt. Raises `Refused`, and `TimedOut` when even that took too long."""
-        [answer] = await self.submit_choices(prompt, [params])
+        [answer] = await self.submit_choices(prompt, [params], keep_alive=keep_alive)
         return answer
 
     async def submit_choices(
-        self, prompt: Prompt, choices: Sequence[SamplingParams]
+        self,
+        prompt: Prompt,
+        choices: Sequence[SamplingParams],
+        *,
+        keep_alive: float | None = None,
     ) -> Sequence[Answer]:
         """The same for a prompt with several answers: all are admitted, or none."""
         self._refuse_too_many(len(choices))
         self._refuse_too_long(prompt)
         if self._timeout is None:
-            return await self._entering(prompt, choices)
+            return await self._entering(prompt, choices, keep_alive)
         deadline = asyncio.get_running_loop().time() + self._timeout
         try:
             async with asyncio.timeout_at(deadline):
-                answers = await self._entering(prompt, choices)
+                answers = await self._entering(prompt, choices, keep_alive)
         except TimeoutError:
             raise _timed_out(self._timeout) from None
         return [TimedAnswer(answer, deadline, self._timeout) for answer in answers]
 
     async def _entering(
-        self, prompt: Prompt, choices: Sequence[SamplingParams]
+        self, prompt: Prompt, choices: Sequence[SamplingParams], keep_alive: float | None
     ) -> Sequence[Answer]:
         self._num_entering += len(choices)
         try:
-            return await self._engine.submit_choices(prompt, choices)
+            return await self._engine.submit_choices(prompt, choices, keep_alive=keep_alive)
         finally:
             self._num_entering -= len(choices)
 

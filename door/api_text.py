@@ -56,6 +56,8 @@ class Endpoint:
     errors: tuple[int, ...] = LOOKS_UP
     examples: Json = field(default_factory=dict)
     """Bodies to send, under the words that say what they try."""
+    files: tuple[str, ...] = ()
+    """The kinds of file that the answer can be, where it is one."""
 
 
 HELLO = [{"role": "user", "content": "Hello!"}]
@@ -250,7 +252,7 @@ ENDPOINTS: dict[tuple[str, str], Endpoint] = {
         "List stored conversations",
         "Newest first, whichever client made them, also those that are archived. `q` searches.",
         "A page of conversations.",
-        "ItemList",
+        "StoredList",
         errors=(400, 401, 403, 422),
     ),
     ("get", "/conversations/{conversation_id}"): Endpoint(
@@ -258,7 +260,7 @@ ENDPOINTS: dict[tuple[str, str], Endpoint] = {
         "Read a stored conversation",
         "Every turn and every branch.",
         "The conversation as a tree.",
-        "Item",
+        "StoredConversation",
         errors=(401, 403, 404, 422),
     ),
     ("delete", "/conversations/{conversation_id}"): Endpoint(
@@ -272,8 +274,10 @@ ENDPOINTS: dict[tuple[str, str], Endpoint] = {
     ("get", "/conversations/{conversation_id}/export"): Endpoint(
         "Stored conversations",
         "Export a stored conversation",
-        "One branch as Markdown, JSON, or JSONL as models are trained on it.",
+        "One branch as Markdown, or as JSON lines: messages for a chat. JSON is the whole tree, as "
+        "it is archived.",
         "A file.",
+        files=("text/markdown", "application/json", "application/jsonl"),
         errors=(401, 403, 404, 422),
     ),
     ("get", "/v1/models"): Endpoint(
@@ -319,7 +323,7 @@ PATH_TEXT = {
     "after": "The `id` after which the page begins.",
     "limit": "How many at most.",
     "q": "Words to find.",
-    "format": "`md`, `json` or `jsonl`.",
+    "format": "`md` to read, `jsonl` for a model, `json` for another server's archive.",
 }
 
 FIELDS = {
@@ -397,6 +401,15 @@ FIELDS = {
     "items": "What is said, oldest first.",
 }
 """By field, or by model and field where a word means two things."""
+
+STORED: Json = {
+    "id": {"type": "string"},
+    "title": {"type": "string", "description": "The first words of its first user."},
+    "source": {"type": "string", "description": "The client that began it, in a word."},
+    "created_at": {"type": "integer", "description": "Seconds since 1970."},
+    "updated_at": {"type": "integer", "description": "When its last turn began."},
+}
+"""What is said of a stored conversation wherever it is shown."""
 
 SCHEMAS: Json = {
     "Error": {
@@ -516,6 +529,114 @@ SCHEMAS: Json = {
             "first_id": {"type": ["string", "null"]},
             "last_id": {"type": ["string", "null"]},
             "has_more": {"type": "boolean", "description": "Ask again with `after=last_id`."},
+        },
+    },
+    "StoredList": {
+        "description": "A page of the list of stored conversations.",
+        "type": "object",
+        "required": ["object", "data", "first_id", "last_id", "has_more", "is_complete"],
+        "properties": {
+            "object": {"const": "list"},
+            "data": {"type": "array", "items": {"$ref": "#/components/schemas/StoredSummary"}},
+            "first_id": {"type": ["string", "null"]},
+            "last_id": {"type": ["string", "null"]},
+            "has_more": {"type": "boolean", "description": "Ask again with `after=last_id`."},
+            "is_complete": {
+                "type": "boolean",
+                "description": "Whether the search looked at all; there is more than it reads.",
+            },
+        },
+    },
+    "StoredSummary": {
+        "description": "A stored conversation in one line of the list.",
+        "type": "object",
+        "required": [
+            "id",
+            "object",
+            "title",
+            "source",
+            "created_at",
+            "updated_at",
+            "num_responses",
+            "last_response_id",
+            "is_archived",
+        ],
+        "properties": {
+            **STORED,
+            "object": {"const": "conversation.summary"},
+            "num_responses": {"type": "integer"},
+            "last_response_id": {
+                "type": ["string", "null"],
+                "description": "What can be continued.",
+            },
+            "is_archived": {"type": "boolean", "description": "Whether it lies on the disk only."},
+        },
+    },
+    "StoredConversation": {
+        "description": "A stored conversation with all its branches.",
+        "type": "object",
+        "required": [
+            "id",
+            "object",
+            "title",
+            "source",
+            "created_at",
+            "updated_at",
+            "is_conversation",
+            "turns",
+        ],
+        "properties": {
+            **STORED,
+            "object": {"const": "conversation.tree"},
+            "is_conversation": {
+                "type": "boolean",
+                "description": "Whether it is a conversation object, with a `conv_` id.",
+            },
+            "turns": {"type": "array", "items": {"$ref": "#/components/schemas/Turn"}},
+        },
+    },
+    "Turn": {
+        "description": "What one response added to a conversation, or items added by hand.",
+        "type": "object",
+        "required": ["turn", "follows", "created", "source", "in_conversation", "input"],
+        "properties": {
+            "turn": {"type": "integer", "description": "Its number, from 1."},
+            "follows": {
+                "type": ["integer", "null"],
+                "description": "The number of the turn before it.",
+            },
+            "created": {"type": "string", "format": "date-time"},
+            "source": {"type": "string", "description": "The user agent that asked."},
+            "in_conversation": {
+                "type": "boolean",
+                "description": "Whether it is part of the conversation object.",
+            },
+            "input": {"type": "array", "items": {"$ref": "#/components/schemas/Item"}},
+            "response": {
+                "anyOf": [{"$ref": "#/components/schemas/Response"}, {"type": "null"}],
+                "description": "Null where it was deleted, or where there never was one.",
+            },
+            "output": {
+                "type": "array",
+                "items": {"$ref": "#/components/schemas/Item"},
+                "description": "In place of a response: the items that it left behind.",
+            },
+            "timings": {
+                "anyOf": [{"$ref": "#/components/schemas/Timings"}, {"type": "null"}],
+                "description": "How quickly the response came, where it is known.",
+            },
+        },
+    },
+    "Timings": {
+        "description": "How quickly an answer came, as the server measured it.",
+        "type": "object",
+        "properties": {
+            "first_token_s": {
+                "type": ["number", "null"],
+                "description": "Seconds to the first token.",
+            },
+            "thinking_s": {"type": ["number", "null"], "description": "Seconds of thinking."},
+            "tokens_per_s": {"type": ["number", "null"], "description": "From first to last."},
         },
     },
     "InputTokens": {

@@ -152,10 +152,14 @@ def _told(story: Story) -> None:
 
 def progress_line(progress: Progress) -> str:
     """How far an answer is that has not begun."""
-    if progress.num_computed or not progress.num_ahead:
-        share = 100 * progress.num_computed // max(progress.num_prompt, 1)
-        return f"reading {share} % of {progress.num_prompt:,} tokens"
-    return f"waiting behind {progress.num_ahead}"
+    match progress.stage:
+        case "waking":
+            return "waking the model"
+        case "waiting":
+            return f"waiting behind {progress.num_ahead}" if progress.num_ahead else "waiting, next"
+        case "reading":
+            share = 100 * progress.num_computed // max(progress.num_prompt, 1)
+            return f"reading {share} % of {progress.num_prompt:,} tokens"
 
 
 def escaped(text: str) -> str:

@@ -105,7 +105,9 @@ def _operation(found: Json, endpoint: Endpoint) -> Json:
 
 def _answer(endpoint: Endpoint) -> Json:
     content: Json = {}
-    if endpoint.schema:
+    if endpoint.files:
+        content = {kind: {"schema": _file(kind)} for kind in endpoint.files}
+    elif endpoint.schema:
         content["application/json"] = {"schema": _ref(endpoint.schema)}
     else:
         content["text/plain"] = {"schema": {"type": "string"}}
@@ -119,6 +121,10 @@ def _failures(statuses: Iterable[int]) -> Json:
     content = {"application/json": {"schema": _ref("Error")}}
     told = {str(s): {"description": ERRORS[s], "content": content} for s in sorted(set(statuses))}
     return told | {"default": {"description": "Any other failure.", "content": content}}
+
+
+def _file(kind: str) -> Json:
+    return {"type": "object"} if kind == "application/json" else {"type": "string"}
 
 
 def _ref(name: str) -> Json:

@@ -1,4 +1,6 @@
-"""Pages are the files under `web/`: read once, and given from memory with a safe page's headers.
+"""Pages are the files under `web/`: read and compressed once, and given from memory.
+
+They have the headers of a safe page.
 
 A path is looked up among the files that were read, so none can lead out of the folder. What a page
 shows it asks of the same API as every other client.
@@ -6,6 +8,7 @@ shows it asks of the same API as every other client.
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
@@ -43,6 +46,7 @@ HEADERS = {
     "referrer-policy": "no-referrer",
     "cross-origin-opener-policy": "same-origin",
     "cache-control": "no-cache",  # that is: ask each time, with the ETag
+    "vary": "accept-encoding",
 }
 
 
@@ -51,15 +55,33 @@ class Page:
     """One file."""
 
     content: bytes
+    packed: bytes
+    """The same, compressed; not smaller where there is nothing to gain."""
     content_type: str
-    etag: str
+    digest: str
 
     def answer(self, request: Request) -> Response:
         """The file, or 304 when the browser has it."""
-        headers = {**HEADERS, "etag": self.etag}
-        if _is_known(self.etag, request.headers.get("if-none-match", "")):
+        accepted = request.headers.get("accept-encoding", "")
+        is_packed = len(self.packed) < len(self.content) and _accepts_gzip(accepted)
+        # The same file in another coding is other bytes, so it has another tag.
+        etag = f'"{self.digest}-gzip"' if is_packed else f'"{self.digest}"'
+        headers = {**HEADERS, "etag": etag}
+        if _is_known(etag, request.headers.get("if-none-match", "")):
             return Response(status_code=304, headers=headers)
-        return Response(self.content, headers=headers, media_type=self.content_type)
+        if is_packed:
+            headers["content-encoding"] = "gzip"
+        content = self.packed if is_packed else self.content
+        return Response(content, headers=headers, media_type=self.content_type)
+
+
+def _accepts_gzip(accept_encoding: str) -> bool:
+    """Whether a client reads gzip (RFC 9110, section 12.5.3)."""
+    weights = dict[str, bool]()
+    for each in accept_encoding.lower().split(","):
+        name, _, weight = each.replace(" ", "").partition(";q=")
+        weights[name] = weight.strip("0.") != "" or not weight
+    return weights.get("gzip", weights.get("*", False))
 
 
 def _is_known(etag: str, if_none_match: str) -> bool:
@@ -82,8 +104,9 @@ def _given_out(folder: Path) -> Iterator[Path]:
 
 def _read(path: Path) -> Page:
     content = path.read_bytes()
-    etag = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
-    return Page(content, CONTENT_TYPES[path.suffix], etag)
+    packed = gzip.compress(content, mtime=0)
+    digest = hashlib.sha256(content).hexdigest()[:32]
+    return Page(content, packed, CONTENT_TYPES[path.suffix], digest)
 
 
 def is_page(path: str) -> bool:

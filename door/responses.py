@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import functools
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Literal, TypeVar
 
@@ -16,6 +16,7 @@ from door.log import Stories, Story
 from door.requests import CompactRequest, InputRequest, ResponseRequest
 from door.runs import Run, Runs
 from door.stream import EventStream, unless_gone
+from door.waking import WakingAnswer
 from parts import (
     Answer,
     ContextLengthExceeded,
@@ -87,10 +88,14 @@ class Responses:
             request = self.read(body, history, draft.owner)
             if is_warm_up:
                 request = replace(request, params=replace(request.params, max_tokens=1))
-            if (stay := body.get("keep_alive")) is not None:
-                self.engine.stay(stay)
             has_to_wait = self.engine.status.waiting > 0
-            answer = await self._submit(request, history)
+            submit = functools.partial(self._submit, request, history, body.get("keep_alive"))
+            is_told = bool(body.get("stream") or body.get("background"))
+            if is_told and self.engine.status.phase == "sleeping":
+                answer: Answer = WakingAnswer(submit())
+            else:
+                answer = await submit()
+            has_to_wait = has_to_wait or answer.progress.stage != "reading"
         except BaseException:
             draft.abandon()
             raise
@@ -175,22 +180,30 @@ class Responses:
             await asyncio.to_thread(self.store.revive, name, owner=owner)
             return look()
 
-    async def _submit(self, request: responses.ResponseRequest, history: Sequence[Item]) -> Answer:
+    async def _submit(
+        self,
+        request: responses.ResponseRequest,
+        history: Sequence[Item],
+        keep_alive: float | None,
+    ) -> Answer:
         """Submit a prompt, without its oldest turns if it does not fit and they may be dropped."""
+        submit = functools.partial(self._tried, params=request.params, keep_alive=keep_alive)
         try:
-            return await self._tried(request.prompt, request.params)
+            return await submit(request.prompt)
         except ContextLengthExceeded:
             if not (request.can_truncate or _is_compacted((*history, *request.items))):
                 raise
-        return await self._submit_shortened(request.prompt, request.params)
+        return await self._submit_shortened(request.prompt, submit)
 
-    async def _submit_shortened(self, prompt: Prompt, params: SamplingParams) -> Answer:
+    async def _submit_shortened(
+        self, prompt: Prompt, submit: Callable[[Prompt], Awaitable[Answer]]
+    ) -> Answer:
         """Submit a prompt that does not fit, without as few of its turns as may be."""
         most = num_droppable(prompt)
         num_dropped = await self._fewest_dropped(prompt)
         while num_dropped <= most:
             try:
-                answer = await self._tried(shortened(prompt, num_dropped), params)
+                answer = await submit(shortened(prompt, num_dropped))
             except ContextLengthExceeded:
                 # The engine has the last word; its no comes seldom, so steps may be long.
                 num_dropped = max(num_dropped + 1, min(2 * num_dropped, most))
@@ -219,9 +232,11 @@ class Responses:
         except ContextLengthExceeded:
             return False
 
-    async def _tried(self, prompt: Prompt, params: SamplingParams) -> Answer:
+    async def _tried(
+        self, prompt: Prompt, params: SamplingParams, keep_alive: float | None
+    ) -> Answer:
         with _called_input():
-            return await self.engine.submit(prompt, params)
+            return await self.engine.submit(prompt, params, keep_alive=keep_alive)
 
     def _tidy(self) -> None:
         task = asyncio.create_task(asyncio.to_thread(self.store.sweep))

@@ -8,17 +8,19 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Sequence
 
 from door.log import Story, told
 from door.progress import reported
 from door.stream import watched
-from parts import Answer, EngineFailed, Finish, Part, Progress, ServerError, Usage
+from parts import Answer, EngineFailed, Finish, Part, Progress, Reasoning, ServerError, Usage
 from protocol.draft import Draft
 from protocol.items import Item
 from protocol.response_events import Event, ResponseStream
 from protocol.sse import json_bytes
+from protocol.tree import Timings
 
 log = logging.getLogger("mlx_server")
 
@@ -60,6 +62,7 @@ class Run:
         self._draft = draft
         self._is_warm_up = is_warm_up
         self._tells_progress = tells_progress
+        self._thinking = Thinking()
         self._news = asyncio.Event()
         self._tell(stream.queued() if has_to_wait else stream.opening())
         draft.show(stream.response, self.items)
@@ -92,6 +95,14 @@ class Run:
     def response(self) -> Event:
         """The response object as it stands."""
         return self.stream.response
+
+    def timings(self) -> Timings | None:
+        """How quickly it came, as far as it came."""
+        first, rate = self.story.first_s, self.story.tokens_per_s
+        if first is None:
+            return None
+        thinking = self._thinking.seconds
+        return Timings(*(value and round(value, 4) for value in (first, thinking, rate)))
 
     def at_end(self, call: Callable[[], None]) -> None:
         """Have something called when the response is over."""
@@ -148,6 +159,7 @@ class Run:
 
     def _hear(self, parts: Sequence[Part]) -> None:
         self.story.heard()
+        self._thinking.hear(parts)
         if isinstance(parts[-1], Finish):
             self.story.finished(parts[-1].usage, parts[-1].reason)
 
@@ -157,7 +169,31 @@ class Run:
         news.set()
         if self.is_over:
             # Before a reader runs: whoever hears of its end can continue it.
-            self._draft.remember(self.stream.response, self.items)
+            self._draft.remember(self.stream.response, self.items, self.timings())
+
+
+class Thinking:
+    """How long a model thinks, in all."""
+
+    def __init__(self) -> None:
+        self._num_s: float | None = None
+        self._since: float | None = None
+
+    def hear(self, parts: Sequence[Part]) -> None:
+        """Note what it says now."""
+        now = time.perf_counter()
+        for part in parts:
+            if isinstance(part, Reasoning):
+                self._since = now if self._since is None else self._since
+            elif self._since is not None:
+                self._num_s, self._since = (self._num_s or 0.0) + now - self._since, None
+
+    @property
+    def seconds(self) -> float | None:
+        """None when it has not thought."""
+        if self._since is None:
+            return self._num_s
+        return (self._num_s or 0.0) + time.perf_counter() - self._since
 
 
 class Runs:

@@ -94,7 +94,7 @@ class Session:
             await self._send(_error_frame(500, errors.envelope(500, sentence)))
 
     async def _turn(self, fields: dict[str, Any]) -> None:
-        given = ResponseRequest.model_validate(fields).given()
+        given = ResponseRequest.model_validate(fields).given() | {"stream": True}
         previous = given.get("previous_response_id")
         past = self._private.get(previous) if previous else None
         if past is not None:

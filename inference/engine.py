@@ -128,7 +128,7 @@ class Engine:
         self.lock = asyncio.Lock()
         self._load = load
         self._stall_timeout = stall_timeout
-        self._stay_s = idle_unload
+        self._idle_unload = self._stay_s = idle_unload
         self._falling_asleep: asyncio.TimerHandle | None = None
         self._entering: dict[object, float] = {}
         """Since when each request is on its way into the queue, by a token of its own."""
@@ -215,18 +215,22 @@ class Engine:
         if self._phase in ("loading", "sleeping"):
             self._phase = "ready"
 
-    def stay(self, seconds: float) -> None:
-        """Keep the model in memory for so long after the last answer."""
-        self._stay_s = seconds
-        self._sleep_later()
+    async def submit(
+        self, prompt: Prompt, params: SamplingParams, *, keep_alive: float | None = None
+    ) -> Answer:
+        """Queue a prompt. Raises `Refused` before any work is done on it.
 
-    async def submit(self, prompt: Prompt, params: SamplingParams) -> Answer:
-        """Queue a prompt. Raises `Refused` before any work is done on it."""
-        [answer] = await self.submit_choices(prompt, [params])
+        The model stays `keep_alive` seconds after the last answer; else what the operator says.
+        """
+        [answer] = await self.submit_choices(prompt, [params], keep_alive=keep_alive)
         return answer
 
     async def submit_choices(
-        self, prompt: Prompt, choices: Sequences[SamplingParams]
+        self,
+        prompt: Prompt,
+        choices: Sequences[SamplingParams],
+        *,
+        keep_alive: float | None = None,
     ) -> list[Answer]:
         """Queue a prompt that is to be answered several times, and computed once."""
         async with self._awake():
@@ -234,7 +238,9 @@ class Engine:
             checked = [self._checked(params, num_prompt=len(tokens)) for params in choices]
             sequences = [await self._sequence(tokens, prompt, params) for params in checked]
             self._refuse_unless_ready()
-            return self._queue(sequences)
+            answers = self._queue(sequences)
+            self._stay_s = self._idle_unload if keep_alive is None else keep_alive
+            return answers
 
     async def _tokens(self, prompt: Prompt) -> list[int]:
         self._refuse_unless_ready()

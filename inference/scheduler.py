@@ -54,10 +54,13 @@ class Scheduler:
         return bool(self.waiting or self.running or self.prefilling)
 
     def progress(self, sequence: Sequence) -> Progress:
-        """How far a sequence is."""
-        with contextlib.suppress(ValueError, RuntimeError):  # it may leave the queue meanwhile
-            return Progress(self.waiting.index(sequence), 0, len(sequence.prompt))
+        """How far a sequence is. Whom the next step takes is not said to wait."""
         num_prompt = len(sequence.prompt)
+        with contextlib.suppress(ValueError, RuntimeError):  # it may leave the queue meanwhile
+            num_ahead = self.waiting.index(sequence)
+            has_place = self.prefilling is None and self._has_room_for(sequence, [])
+            is_next = num_ahead == 0 and has_place
+            return Progress(num_ahead, 0, num_prompt, stage="reading" if is_next else "waiting")
         num_computed = min(sequence.num_computed, num_prompt)
         return Progress(0, num_computed, num_prompt, sequence.num_cached)
 

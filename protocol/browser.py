@@ -33,6 +33,7 @@ SOURCES = {
     "openai/python": "openai-python",
     "asyncopenai/python": "openai-python",
     "openai/js": "openai-node",
+    "agents/": "openai-agents",
     "codex_cli_rs": "codex",
 }
 """Products by the beginning of their user agents, for those that call themselves otherwise."""

@@ -384,6 +384,7 @@ class Completion:
             "cache": progress.num_cached,
             "processed": progress.num_computed,
             "time_ms": round(seconds * 1000),
+            "stage": progress.stage,
             "num_ahead": progress.num_ahead,
         }
         yield {**self._chunk(0, {}), "prompt_progress": told}

@@ -27,7 +27,7 @@ from protocol.forest import Options, absence, absent
 from protocol.items import Item, new_id
 from protocol.live import Live
 from protocol.pages import Order, Page, page_of
-from protocol.tree import ENDS, Tree, Turn, chain, turn_of_response
+from protocol.tree import ENDS, Timings, Tree, Turn, chain, turn_of_response
 
 MAX_SOURCE = 200
 CAN_CONTINUE = frozenset({"completed", "incomplete"})
@@ -79,7 +79,13 @@ class Store(ConversationObjects):
             self._enter(draft)
         return draft
 
-    def remember(self, draft: Draft, response: dict[str, Any], input_items: list[Item]) -> None:
+    def remember(
+        self,
+        draft: Draft,
+        response: dict[str, Any],
+        input_items: list[Item],
+        timings: Timings | None = None,
+    ) -> None:
         """Add a finished response to its conversation, unless it was deleted meanwhile."""
         if response["id"] != draft.id or response["status"] not in ENDS:
             raise ValueError(f"{draft.id} is not finished by this response")
@@ -90,6 +96,7 @@ class Store(ConversationObjects):
             with_own_ids(input_items, taken),
             created_at=draft.created_at,
             source=draft.source,
+            timings=timings,
         )
         turn.in_conversation = draft.in_conversation and response["status"] in CAN_CONTINUE
         with self._memory:

@@ -7,13 +7,19 @@ from typing import Any, Protocol
 
 from protocol.items import Item
 from protocol.live import Live
-from protocol.tree import Turn
+from protocol.tree import Timings, Turn
 
 
 class Keeper(Protocol):
     """Whoever made the draft and remembers what it becomes."""
 
-    def remember(self, draft: Draft, response: dict[str, Any], input_items: list[Item]) -> None: ...
+    def remember(
+        self,
+        draft: Draft,
+        response: dict[str, Any],
+        input_items: list[Item],
+        timings: Timings | None = None,
+    ) -> None: ...
 
     def abandon(self, draft: Draft) -> None: ...
 
@@ -52,9 +58,14 @@ class Draft:
         """Say what `retrieve` and `input_items` answer until the response is finished."""
         self.response, self.input_items = response, input_items
 
-    def remember(self, response: dict[str, Any], input_items: list[Item]) -> None:
+    def remember(
+        self,
+        response: dict[str, Any],
+        input_items: list[Item],
+        timings: Timings | None = None,
+    ) -> None:
         """Add the finished response to its conversation, unless it was deleted meanwhile."""
-        self.store.remember(self, response, input_items)
+        self.store.remember(self, response, input_items, timings)
 
     def abandon(self) -> None:
         """Let go of the conversation. Harmless when the response was remembered."""

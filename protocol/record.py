@@ -4,6 +4,7 @@ format, id, owner, created, archived, metadata
 turns    turn, follows, created, source, in_conversation
          input      what was asked
          response   the response object, whole; null when it was deleted or never was
+         timings    how quickly it came; null where nothing is known
          output     in place of a response: the items that it left behind
 """
 
@@ -11,17 +12,19 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any, NoReturn, TypeVar
 
 from protocol.items import Item
-from protocol.tree import ENDS, Tree, Turn, pack, turn_of_response
+from protocol.tree import ENDS, Timings, Tree, Turn, pack, turn_of_response
 
 FORMAT = "conversation, version 1"
 TREE_ID = re.compile(r"(resp|conv)_[0-9a-f]{32}")
 RESPONSE_ID = re.compile(r"resp_[0-9a-f]{32}")
 MAX_NAME = 512
 """Characters of an id, an owner or a source: room for whatever a client calls its items."""
+MAX_FIGURE = 1e12
 OPEN_LEVELS = 6
 """Levels that are written one value a line: down to the fields of an item."""
 
@@ -74,7 +77,7 @@ def parse(text: bytes) -> tuple[Tree, float]:
 
 
 def _turn_fields(turn: Turn, ordinals: dict[Turn | None, int | None]) -> dict[str, Any]:
-    fields = {
+    told = {
         "turn": ordinals[turn],
         "follows": ordinals[turn.parent],
         "created": _iso(turn.created_at),
@@ -83,8 +86,9 @@ def _turn_fields(turn: Turn, ordinals: dict[Turn | None, int | None]) -> dict[st
         "input": turn.input_items(),
     }
     if turn.response_id is None:
-        return fields | {"response": None, "output": turn.output_items()}
-    return fields | {"response": turn.whole_response()}
+        return told | {"response": None, "output": turn.output_items()}
+    timings = turn.timings and asdict(turn.timings)
+    return told | {"response": turn.whole_response(), "timings": timings}
 
 
 def _layout(value: Any, depth: int = 0) -> str:
@@ -142,7 +146,25 @@ def _turn_with_response(fields: dict[str, Any]) -> Turn:
         _items(fields, "input"),
         created_at=_moment(fields, "created"),
         source=_name(fields, "source"),
+        timings=_timings(fields),
     )
+
+
+def _timings(turn: dict[str, Any]) -> Timings | None:
+    """What older records do not have is not known."""
+    if turn.get("timings") is None:
+        return None
+    told = _typed(turn, "timings", dict)
+    return Timings(**{name: _figure(told, name) for name in Timings.__slots__})
+
+
+def _figure(fields: dict[str, Any], key: str) -> float | None:
+    value: Any = fields.get(key)
+    if value is None:
+        return None
+    if type(value) not in (int, float) or not 0 <= value < MAX_FIGURE:
+        raise Malformed(f"{key} is not a figure")
+    return float(value)
 
 
 def _parent(fields: dict[str, Any], earlier: list[Turn]) -> Turn | None:

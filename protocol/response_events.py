@@ -95,6 +95,7 @@ class ResponseStream:
         """The event for a client who asked to hear how far its prompt is. Not one of OpenAI's."""
         event = {
             "type": "response.progress",
+            "stage": progress.stage,
             "num_ahead": progress.num_ahead,
             "processed": progress.num_computed,
             "total": progress.num_prompt,

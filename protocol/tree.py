@@ -19,7 +19,7 @@ from typing import Any
 from protocol.items import Item
 
 TREE_BYTES = 768
-TURN_BYTES = 640
+TURN_BYTES = 768
 ID_BYTES = 128
 """What a tree, a turn and an id take besides their text, their places in tables included."""
 TITLE_LENGTH = 80
@@ -34,6 +34,17 @@ _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",",
 def pack(value: Any) -> bytes:
     """The JSON text of a value. Half a surrogate pair becomes the escape that stands for it."""
     return _encode(value).encode("utf-8", "backslashreplace")
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """How quickly an answer came, as its server measured it; None where nothing is known."""
+
+    first_token_s: float | None = None
+    """Seconds from the request to the first token."""
+    thinking_s: float | None = None
+    tokens_per_s: float | None = None
+    """From the first token to the last."""
 
 
 @dataclass(slots=True, eq=False)
@@ -52,6 +63,7 @@ class Turn:
     """Whether its items are in the conversation that clients see under a `conv_` id."""
     source: str = ""
     """The user agent that asked."""
+    timings: Timings | None = None
     parent: Turn | None = None
 
     @property
@@ -93,7 +105,7 @@ class Turn:
 
     def bury(self) -> None:
         """Forget the response; its items stay for those that were built on them."""
-        self.response_id, self.response, self.source = None, b"", ""
+        self.response_id, self.response, self.source, self.timings = None, b"", "", None
 
     def remove(self, item_id: str) -> None:
         """Forget an item, here and in the response that it belongs to."""
@@ -107,7 +119,12 @@ def turn_of_items(items: list[Item], created_at: float) -> Turn:
 
 
 def turn_of_response(
-    response: dict[str, Any], input_items: list[Item], *, created_at: float, source: str = ""
+    response: dict[str, Any],
+    input_items: list[Item],
+    *,
+    created_at: float,
+    source: str = "",
+    timings: Timings | None = None,
 ) -> Turn:
     """Make the turn of a finished response."""
     output: list[Item] = response["output"]
@@ -120,6 +137,7 @@ def turn_of_response(
         _ids(input_items),
         _ids(output),
         source=source,
+        timings=timings,
     )
 
 

@@ -88,7 +88,10 @@ class ScriptedEngine:
         self.first_progress = Progress()
         """How far an answer is when it is made."""
         self.has_failed = asyncio.Event()
-        self.stays: list[float] = []
+        self.stays: list[float | None] = []
+        """The `keep_alive` of each request."""
+        self.may_wake: asyncio.Event | None = None
+        """What a model that sleeps waits for before it can answer."""
         self.stalled_s = 0.0
         self.memory = Memory()
         self.counts = Counts()
@@ -119,9 +122,15 @@ class ScriptedEngine:
         """Let the answers that wait for an event go on; a test calls this from its own thread."""
         self._loop.call_soon_threadsafe(event.set)
 
-    async def submit(self, prompt: Prompt, params: SamplingParams) -> ScriptedAnswer:
+    async def submit(
+        self, prompt: Prompt, params: SamplingParams, *, keep_alive: float | None = None
+    ) -> ScriptedAnswer:
+        if self.phase == "sleeping" and self.may_wake:
+            await self.may_wake.wait()
+            self.phase = "ready"
         if self.refusal:
             raise self.refusal
+        self.stays.append(keep_alive)
         self.prompts.append(prompt)
         self.params.append(params)
         answer = ScriptedAnswer(self.script(prompt, params))
@@ -130,15 +139,16 @@ class ScriptedEngine:
         return answer
 
     async def submit_choices(
-        self, prompt: Prompt, choices: Sequence[SamplingParams]
+        self,
+        prompt: Prompt,
+        choices: Sequence[SamplingParams],
+        *,
+        keep_alive: float | None = None,
     ) -> list[ScriptedAnswer]:
-        return [await self.submit(prompt, params) for params in choices]
+        return [await self.submit(prompt, each, keep_alive=keep_alive) for each in choices]
 
     async def count(self, prompt: Prompt) -> int:
         return sum(len(message.content.split()) for message in prompt.messages)
-
-    def stay(self, seconds: float) -> None:
-        self.stays.append(seconds)
 
     async def failed(self) -> str:
         await self.has_failed.wait()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,16 +12,16 @@ import openai
 import pytest
 
 from door.settings import Settings
-from parts import NotFound, Reasoning, Text, ToolArguments, ToolCall
+from parts import EngineFailed, NotFound, Reasoning, Text, ToolArguments, ToolCall, Usage
 from protocol import browser, record
 from protocol.archive import Archive
 from protocol.conversations import Store
 from server import create_app
-from tests.door.asking import WEATHER, Json, create, post, refusal
+from tests.door.asking import WEATHER, Json, create, get, post, refusal
 from tests.oracle import assert_envelope
 from tests.protocol.turns import Clock, say
 from tests.scripted import ScriptedEngine, says
-from tests.serving import serving
+from tests.serving import serving, wait_until
 
 
 class Place:
@@ -199,8 +200,6 @@ def test_deleting_leaves_nothing(place: Place) -> None:
 
 
 def test_deleting_reaches_what_is_still_being_written(place: Place) -> None:
-    import asyncio
-
     first = create(place.url, "one")["id"]
     going_on = asyncio.Event()
     place.engine.script = says(Text("and"), going_on, Text(" on"))
@@ -210,6 +209,29 @@ def test_deleting_reaches_what_is_still_being_written(place: Place) -> None:
     assert httpx.get(f"{place.url}/v1/responses/{second}").status_code == 404
     assert place.titles() == []
     assert place.engine.answers[-1].is_cancelled
+
+
+def test_how_quickly_an_answer_came_is_kept_with_it(place: Place) -> None:
+    going_on = asyncio.Event()
+    usage = Usage(7, 0, 20, 12)
+    place.engine.script = says(Reasoning("Hm."), going_on, Text("42"), Text("!"), usage=usage)
+    made = post(place.url, input="why?", background=True).json()["id"]
+    place.engine.go_on(going_on)
+    wait_until(lambda: get(place.url, made).json()["status"] == "completed", "it is answered")
+    for is_archived in (False, True):
+        if is_archived:
+            place.archive_all()
+        (turn,) = place.get(f"/{made}")["turns"]
+        timings = turn["timings"]
+        assert set(timings) == {"first_token_s", "thinking_s", "tokens_per_s"}
+        assert all(value is not None and value >= 0 for value in timings.values())
+    place.engine.script = says(EngineFailed("No."))
+    post(place.url, input="why?")  # nothing comes, so nothing is measured
+    shown = [place.get(f"/{e['id']}")["turns"][0]["timings"] for e in place.get()["data"]]
+    assert shown.count(None) == 1
+    place.engine.script = says(Text("Yes."))
+    plain = place.get(f"/{create(place.url, 'is it?')['id']}")["turns"][0]["timings"]
+    assert plain["thinking_s"] is None and plain["first_token_s"] >= 0
 
 
 # Exports
@@ -372,6 +394,7 @@ def test_what_belongs_to_another_is_not_there(tmp_path: Path) -> None:
         ("OpenAI/JS 6.2.0", "openai-node"),
         ("Mozilla/5.0 (X11; Linux x86_64) Chrome/150", "page"),
         ("codex_cli_rs/0.5 (Mac)", "codex"),
+        ("Agents/Python 0.6.1", "openai-agents"),
         ("curl/8.1", "curl"),
         ("<script>", "unknown"),
         ("", "unknown"),

@@ -360,7 +360,7 @@ def test_a_response_in_the_background_does_not_take_longer_either(hasty_url: str
 
 def test_even_the_way_into_the_queue_is_timed(engine: ScriptedEngine) -> None:
     async def submit() -> None:
-        async def never(prompt: Prompt, params: SamplingParams) -> Any:
+        async def never(prompt: Prompt, params: SamplingParams, **_: Any) -> Any:
             await asyncio.Event().wait()
 
         engine.submit = never  # type: ignore[method-assign]

@@ -40,6 +40,7 @@ def test_a_request_says_how_long_the_model_stays(
     assert httpx.post(url, json={**said, "keep_alive": "10m"}).status_code == 200
     assert httpx.post(url, json={**said, "keep_alive": -1}).status_code == 200
     refused = httpx.post(url, json={**said, "keep_alive": "soon"})
-    assert engine.stays == [600, FOR_EVER]
+    assert httpx.post(url, json=said).status_code == 200
+    assert engine.stays == [600, FOR_EVER, None]
     assert refused.status_code == 422
     assert refused.json()["error"]["param"] == "keep_alive"

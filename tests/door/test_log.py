@@ -91,7 +91,9 @@ def test_a_clients_own_words_are_marked_as_left_or_failed() -> None:
     ("progress", "line"),
     [
         (Progress(0, 4096, 12000), "reading 34 % of 12,000 tokens"),
-        (Progress(3, 0, 12000), "waiting behind 3"),
+        (Progress(3, 0, 12000, stage="waiting"), "waiting behind 3"),
+        (Progress(0, 0, 12000, stage="waiting"), "waiting, next"),
+        (Progress(stage="waking"), "waking the model"),
         (Progress(), "reading 0 % of 0 tokens"),
     ],
 )

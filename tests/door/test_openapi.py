@@ -11,8 +11,10 @@ from openapi_spec_validator import validate
 
 from door.openapi import operations
 from door.settings import Settings
+from parts import Reasoning, Text
 from server import create_app
-from tests.scripted import ScriptedEngine
+from tests.door.asking import create
+from tests.scripted import ScriptedEngine, says
 from tests.serving import serving
 
 Json = dict[str, Any]
@@ -87,6 +89,35 @@ def test_answers_have_the_declared_form(
     document: Json, scripted_url: str, path: str, asked: str
 ) -> None:
     assert_fits(document, document["paths"][path]["get"], httpx.get(scripted_url + asked))
+
+
+def test_stored_conversations_have_the_declared_form(document: Json) -> None:
+    engine = ScriptedEngine(says(Reasoning("Hm."), Text("Hello")))
+    with serving(create_app(Settings(no_conversation_logs=True), engine)) as url:
+        made = create(url, "one")["id"]
+        create(url, "two", previous_response_id=made)
+        items = [{"type": "message", "role": "user", "content": "by hand"}]
+        httpx.post(f"{url}/v1/conversations", json={"items": items})
+        listed = assert_answered(document, url, "/conversations").json()["data"]
+        assert [each["num_responses"] for each in listed] == [0, 2]
+        for id in (each["id"] for each in listed):
+            assert_answered(document, url, "/conversations/{conversation_id}", id)
+            for format in ("md", "json", "jsonl"):
+                path = "/conversations/{conversation_id}/export"
+                assert_answered(document, url, path, id, format=format)
+        assert_answered(document, url, "/conversations/{conversation_id}", "resp_x")
+        assert_answered(document, url, "/conversations", q="x" * 201)
+        path = "/conversations/{conversation_id}"
+        deleted = httpx.delete(f"{url}/conversations/{made}")
+        assert_fits(document, document["paths"][path]["delete"], deleted)
+
+
+def assert_answered(
+    document: Json, url: str, path: str, id: str = "", **query: str
+) -> httpx.Response:
+    answer = httpx.get(url + path.replace("{conversation_id}", id), params=query)
+    assert_fits(document, document["paths"][path]["get"], answer)
+    return answer
 
 
 def assert_fits(document: Json, operation: Json, answer: httpx.Response) -> None:

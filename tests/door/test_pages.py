@@ -28,6 +28,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     (folder / "index.html").write_text("<title>chat</title>")
     (folder / "docs" / "index.html").write_text("<title>docs</title>")
     (folder / "docs" / "page.js").write_text("export const π = 3;")
+    (folder / "docs" / "long.js").write_text(LONG)
     (folder / "notes.py").write_text("secret")
     (folder / ".hidden.txt").write_text("secret")
     (folder.parent / "secret.txt").write_text("secret")
@@ -57,6 +58,36 @@ def test_a_file_is_given_with_its_kind_and_the_headers_of_a_safe_page(
     head = httpx.head(url + path)
     assert (head.status_code, head.content) == (200, b"")
     assert head.headers["content-length"] == answer.headers["content-length"]
+
+
+@pytest.mark.parametrize(
+    ("accepted", "coding"),
+    [
+        ("gzip, deflate, br", "gzip"),
+        ("br;q=1.0, GZIP;q=0.5", "gzip"),
+        ("*", "gzip"),
+        ("", None),
+        ("identity", None),
+        ("gzip;q=0, *", None),
+        ("gzip; q=0.0", None),
+    ],
+)
+def test_a_file_is_compressed_for_who_reads_that(
+    url: str, accepted: str, coding: str | None
+) -> None:
+    address = f"{url}/web/docs/long.js"
+    answer = httpx.get(address, headers={"accept-encoding": accepted})
+    assert (answer.text, answer.headers.get("content-encoding")) == (LONG, coding)
+    assert (int(answer.headers["content-length"]) < len(LONG)) == (coding is not None)
+    etag = answer.headers["etag"]
+    for other, status in ((accepted, 304), ("identity" if coding else "gzip", 200)):
+        sent = {"accept-encoding": other, "if-none-match": etag}
+        again = httpx.get(address, headers=sent)
+        assert (again.status_code, again.headers["vary"]) == (status, "accept-encoding")
+        assert "content-encoding" not in again.headers or status == 200
+
+
+LONG = "export const pi = 3;\n" * 100
 
 
 @pytest.mark.parametrize("sent", ["{}", "W/{}", '"other", {}', "*"])

@@ -15,7 +15,7 @@ from tests.door.asking import Json, kinds
 from tests.scripted import ScriptedEngine, says
 from tests.serving import wait_until
 
-FIRST, SECOND = Progress(2, 0, 500), Progress(0, 340, 500, 100)
+FIRST, SECOND = Progress(2, 0, 500, stage="waiting"), Progress(0, 340, 500, 100)
 
 
 @pytest.fixture(autouse=True)
@@ -49,19 +49,20 @@ def test_a_response_says_how_far_it_is_until_it_begins(
         seen.append(next(events))
         engine.go_on(begin)
         seen += events
-    assert kinds(seen)[:5] == [
+    assert kinds(seen)[:6] == [
         "created",
+        "queued",
+        "progress",
+        "progress",
         "in_progress",
-        "progress",
-        "progress",
         "output_item.added",
     ]
     assert "progress" not in kinds(seen)[4:]
     assert [event["sequence_number"] for event in seen] == list(range(len(seen)))
-    keys = ("num_ahead", "processed", "total", "cached")
+    keys = ("stage", "num_ahead", "processed", "total", "cached")
     assert [[event[key] for key in keys] for event in seen[2:4]] == [
-        [2, 0, 500, 0],
-        [0, 340, 500, 100],
+        ["waiting", 2, 0, 500, 0],
+        ["reading", 0, 340, 500, 100],
     ]
     assert seen[-1]["response"]["output"][0]["content"][0]["text"] == "Hello you"
 
@@ -87,8 +88,8 @@ def test_a_chat_says_it_as_llama_cpp_does_and_the_sdk_reads_on(
     shown = [chunk.model_extra["prompt_progress"] for chunk in (waiting, reading)]
     assert [each.pop("time_ms") >= 0 for each in shown] == [True, True]
     assert shown == [
-        {"total": 500, "cache": 0, "processed": 0, "num_ahead": 2},
-        {"total": 500, "cache": 100, "processed": 340, "num_ahead": 0},
+        {"total": 500, "cache": 0, "processed": 0, "stage": "waiting", "num_ahead": 2},
+        {"total": 500, "cache": 100, "processed": 340, "stage": "reading", "num_ahead": 0},
     ]
 
 

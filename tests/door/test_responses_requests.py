@@ -189,10 +189,12 @@ def test_defaults_are_the_servers(engine: ScriptedEngine) -> None:
 class ShortSighted(ScriptedEngine):
     """An engine that reads three messages at most."""
 
-    async def submit(self, prompt: Prompt, params: SamplingParams) -> ScriptedAnswer:
+    async def submit(
+        self, prompt: Prompt, params: SamplingParams, **options: float | None
+    ) -> ScriptedAnswer:
         if len(prompt.messages) > 3:
             raise ContextLengthExceeded("Too long.", param="messages")
-        return await super().submit(prompt, params)
+        return await super().submit(prompt, params, **options)
 
 
 LONG = [{"role": "developer", "content": "be"}, *({"role": "user", "content": x} for x in "abcd")]

@@ -202,7 +202,7 @@ def test_a_frame_that_cannot_be_served_is_refused_and_the_socket_goes_on(
 def test_our_own_fault_is_told_without_a_word_of_why(
     socket: ClientConnection, engine: ScriptedEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def submit(*_: Any) -> Any:
+    async def submit(*_: Any, **__: Any) -> Any:
         raise ZeroDivisionError("secret")
 
     with monkeypatch.context() as patch:

@@ -164,8 +164,11 @@ async def running(
         await engine.stop()
 
 
-async def submit(engine: Engine, text: str, **params: Any) -> Answer:
-    return await engine.submit(Prompt((Message("user", text),)), SamplingParams(**params))
+async def submit(
+    engine: Engine, text: str, *, keep_alive: float | None = None, **params: Any
+) -> Answer:
+    prompt = Prompt((Message("user", text),))
+    return await engine.submit(prompt, SamplingParams(**params), keep_alive=keep_alive)
 
 
 async def whole(answer: Answer) -> Folded:

@@ -807,13 +807,31 @@ def test_a_request_says_how_long_the_model_stays(tokenizer: Any) -> None:
     async def scene() -> None:
         engine = Engine(lambda: replace(scripted_model(Script(), tokenizer), release=released.set))
         await engine.start()
-        await outcomes(engine, ["a"])
-        engine.stay(0)
+        assert (await whole(await submit(engine, "a", keep_alive=0))).text == "a"
         assert await asyncio.to_thread(released.wait, 5)
         assert engine.status.phase == "sleeping"
-        engine.stay(math.inf)
         assert text_of((await outcomes(engine, ["b"]))[0]) == "b"
         assert engine.status.phase == "ready"
+        await engine.stop()
+
+    played(scene())
+
+
+def test_what_a_request_says_of_it_holds_until_the_next(tokenizer: Any) -> None:
+    released = threading.Event()
+
+    async def scene() -> None:
+        model = replace(scripted_model(Script(), tokenizer), release=released.set)
+        engine = Engine(lambda: model, idle_unload=3600)
+        await engine.start()
+        await whole(await submit(engine, "a", keep_alive=math.inf))
+        assert engine._stay_s == math.inf and engine._falling_asleep is None
+        with pytest.raises(InvalidRequest):
+            await submit(engine, "b", keep_alive=0, logit_bias={10**9: 1.0})
+        assert engine._stay_s == math.inf
+        await whole(await submit(engine, "c"))
+        assert engine._stay_s == 3600 and engine._falling_asleep is not None
+        assert not released.is_set()
         await engine.stop()
 
     played(scene())
@@ -831,9 +849,8 @@ def test_a_model_that_cannot_come_back_is_asked_for_again(tokenizer: Any) -> Non
     async def scene() -> None:
         engine = Engine(load)
         await engine.start()
-        engine.stay(0)
+        await whole(await submit(engine, "a", keep_alive=0))
         assert await asyncio.to_thread(released.wait, 5)
-        engine.stay(math.inf)
         is_gone[0] = True
         with pytest.raises(Unavailable, match="files are gone"):
             await submit(engine, "a")

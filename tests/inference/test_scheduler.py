@@ -70,6 +70,25 @@ def test_only_one_prompt_is_computed_at_a_time(tokenizer: Any) -> None:
     assert scheduler.next_prefill(64) == [second]
 
 
+def test_who_waits_is_told_so_and_who_is_read_is_not(tokenizer: Any) -> None:
+    scheduler = Scheduler(max_batch=2, max_queue=4)
+    first, second, third = (make_sequence(tokenizer) for _ in range(3))
+    for sequence in (first, second, third):
+        scheduler.add(sequence)
+
+    def seen() -> list[tuple[str, int]]:
+        found = map(scheduler.progress, (first, second, third))
+        return [(progress.stage, progress.num_ahead) for progress in found]
+
+    assert seen() == [("reading", 0), ("waiting", 1), ("waiting", 2)]
+    group = scheduler.next_prefill(64)
+    assert seen() == [("reading", 0), ("waiting", 0), ("waiting", 1)]
+    scheduler.run(group)
+    assert seen() == [("reading", 0), ("reading", 0), ("waiting", 1)]
+    run_next(scheduler)
+    assert seen() == [("reading", 0), ("reading", 0), ("waiting", 0)]
+
+
 def test_a_full_queue_says_how_many_wait(tokenizer: Any) -> None:
     scheduler = Scheduler(max_batch=1, max_queue=2)
     for _ in range(3):

@@ -19,12 +19,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from parts import NotFound, Unavailable
-from protocol import record
+from protocol import browser, record
 from protocol.archive import Archive, file_name
 from protocol.conversations import Store
 from protocol.items import new_id
 from protocol.record import Malformed
-from protocol.tree import Tree, pack, turn_of_items, turn_of_response
+from protocol.tree import Timings, Tree, pack, turn_of_items, turn_of_response
 from tests.protocol.turns import (
     Clock,
     answer,
@@ -146,7 +146,8 @@ def test_a_tree_comes_back_as_it_was(
         item = {**extras, **question("?")}
         id = new_id("resp")
         made = {**extras, **response(id, [{**extras, **each} for each in answer("!")])}
-        turn = turn_of_response(made, [item], created_at=at, source="Tester")
+        timings = None if parent is None else Timings(at, None if parent else 0.5, 40)
+        turn = turn_of_response(made, [item], created_at=at, source="Tester", timings=timings)
         turn.parent = None if parent is None else tree.turns[parent]
         tree.turns.append(turn)
     if metadata is not None:
@@ -165,7 +166,7 @@ def shape(tree: Tree) -> Any:
             turn.created_at,
             turn.items(),
             turn.response_id and turn.whole_response(),
-            (turn.input_ids, turn.output_ids, turn.source, turn.in_conversation),
+            (turn.input_ids, turn.output_ids, turn.source, turn.in_conversation, turn.timings),
             turn.parent and ordinals[turn.parent],
         )
         for turn in tree.turns
@@ -209,6 +210,21 @@ def test_every_field_is_looked_at(folder: Path) -> None:
         # What is let through must be whole: it can be written and read once more.
         assert record.parse(record.render(back, 0.0)), what
     assert num_refused > 100
+
+
+def test_a_file_of_before_there_were_timings_is_read(folder: Path) -> None:
+    last = archived(folder, "one", "two")
+    told = json.loads(only_file(folder).read_bytes())
+    for turn in told["turns"]:
+        assert turn.pop("timings") == {
+            "first_token_s": 0.25,
+            "thinking_s": 1.5,
+            "tokens_per_s": 40.0,
+        }
+    only_file(folder).write_bytes(json.dumps(told).encode())
+    store = store_in(folder)
+    assert heard(store, last) == ["one", "ONE", "two", "TWO"]
+    assert [turn.timings for turn in browser.find(store, last).turns] == [None, None]
 
 
 @pytest.mark.parametrize(

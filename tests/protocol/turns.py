@@ -15,6 +15,7 @@ from parts import NotFound
 from protocol import archive
 from protocol.conversations import Store
 from protocol.items import Item, new_id
+from protocol.tree import Timings
 
 T = TypeVar("T")
 DISK_CALLS = (
@@ -63,7 +64,8 @@ def response(id: str, output: list[Item], status: str = "completed") -> dict[str
 def say(store: Store, text: str, **continued: Any) -> str:
     """One whole turn; the id of its response."""
     with store.begin(**continued) as draft:
-        draft.remember(response(draft.id, answer(text.upper())), [question(text)])
+        timings = Timings(0.25, 1.5, 40.0)
+        draft.remember(response(draft.id, answer(text.upper())), [question(text)], timings)
     return draft.id
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from door.settings import Settings
 from protocol.archive import Archive
@@ -29,6 +29,7 @@ addEventListener("securitypolicyviolation", (event) =>
 @pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
     """Chromium. For this package only: while it is open, no test can run a loop of its own."""
+    expect.set_options(timeout=15_000)
     with sync_playwright() as playwright:
         try:
             with launched(playwright) as started:

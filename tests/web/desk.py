@@ -53,7 +53,6 @@ def context_in(browser: Browser, **options: Any) -> BrowserContext:
     context.grant_permissions(["clipboard-read", "clipboard-write"])
     context.add_init_script(LISTEN)
     context.set_default_timeout(15_000)
-    expect.set_options(timeout=15_000)
     return context
 
 

@@ -70,6 +70,31 @@ def test_tiles_show_the_engine(board: Page, engine: ScriptedEngine, scripted_url
     expect(tiles.nth(2).locator("path.dot")).to_have_count(1)
 
 
+def test_every_state_of_the_engine_has_a_name_and_a_colour(
+    board: Page, engine: ScriptedEngine
+) -> None:
+    state, grey = board.locator("#state"), board.evaluate(DOT.format("none"))
+    for phase, words in (
+        ("sleeping", "sleeping"),
+        ("loading", "loading the model"),
+        ("ready", "ready"),
+    ):
+        engine.phase = phase  # type: ignore[assignment]
+        expect(state).to_have_text(words)
+        assert board.evaluate(DOT.format(phase)) != grey
+
+
+DOT = """(() => {{
+  const probe = document.createElement("p");
+  probe.className = "state";
+  probe.dataset.state = "{}";
+  document.body.append(probe);
+  const {{ backgroundColor }} = getComputedStyle(probe, "::before");
+  probe.remove();
+  return backgroundColor;
+}})()"""
+
+
 def test_the_page_comes_back_when_its_stream_breaks(
     board: Page, engine: ScriptedEngine, scripted_url: str, watched: Watched
 ) -> None:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import re
+import struct
+import zlib
 from pathlib import Path
+from typing import Any
 
 import openai
 import pytest
-from playwright.sync_api import Browser, Locator, expect
+from playwright.sync_api import Browser, CDPSession, Locator, expect
 
 from door.settings import Settings
 from parts import (
+    ContextLengthExceeded,
     EngineFailed,
     Progress,
     Prompt,
@@ -24,10 +28,11 @@ from parts import (
     Usage,
 )
 from server import create_app
-from tests.door.asking import create
+from tests.door.asking import create, post
 from tests.protocol.turns import say
 from tests.scripted import ScriptedEngine, Step, says
 from tests.serving import Running, serving
+from tests.web import screenshots
 from tests.web.desk import Desk, Place
 
 
@@ -65,10 +70,12 @@ def test_an_answer_streams_and_says_how_it_went(desk: Desk) -> None:
 def test_waiting_has_a_name(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("door.progress.EVERY_S", 0.01)
     engine, begin = desk.place.engine, asyncio.Event()
-    engine.first_progress = Progress(2, 0, 500)
+    engine.first_progress = Progress(2, 0, 500, stage="waiting")
     engine.script = says(begin, Text("At last."))
     desk.write("Hi")
     expect(desk.state).to_have_text("Queued, 2 ahead")
+    engine.answers[-1].progress = Progress(0, 0, 500, stage="waiting")
+    expect(desk.state).to_have_text("Queued, next")
     engine.answers[-1].progress = Progress(0, 340, 500)
     expect(desk.state).to_have_text("Reading 68 %")
     engine.go_on(begin)
@@ -126,10 +133,92 @@ def test_what_was_written_outlives_a_reload(desk: Desk) -> None:
     desk.place.engine.script = says(Text("Once upon a time."), asyncio.Event())
     desk.write("A story")
     expect(desk.answers).to_contain_text("Once upon a tim")
+    # The new page may ask for it before the server has heard that the old one left.
+    desk.allowed.add("Failed to load resource: the server responded with a status of 404")
     desk.reload()
     expect(desk.answers).to_have_text("Once upon a time.")
     expect(desk.state).to_have_text("Stopped")
     assert desk.place.engine.answers[-1].is_cancelled
+
+
+def test_an_answer_that_is_still_being_written_is_waited_for(desk: Desk) -> None:
+    engine, rest = desk.place.engine, asyncio.Event()
+    engine.script = says(Text("Slow"), rest, Text(" answer."))
+    made = post(desk.place.url, input="Write slowly", background=True).json()["id"]
+    desk.allowed.add("Failed to load resource: the server responded with a status of 404")
+    with desk.page.expect_response(lambda answer: answer.url.endswith(f"/v1/responses/{made}")):
+        desk.page.goto(f"{desk.place.url}/#{made}")
+    expect(desk.turns).to_have_count(0)
+    engine.go_on(rest)
+    expect(desk.answers).to_have_text("Slow answer.")
+    expect(desk.page.locator("#notice")).to_be_hidden()
+
+
+def test_what_is_stopped_before_the_server_has_answered_is_kept(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, may_enter = desk.place.engine, asyncio.Event()
+    submit = engine.submit
+
+    async def slowly(*asked: Any, **options: Any) -> Any:
+        await may_enter.wait()
+        return await submit(*asked, **options)
+
+    monkeypatch.setattr(engine, "submit", slowly)
+    engine.script = says(asyncio.Event())
+    desk.write("A story")
+    desk.page.keyboard.press("Escape")
+    expect(desk.state).to_have_text("Stopping")
+    engine.go_on(may_enter)
+    desk.wait_for_end()
+    expect(desk.state).to_have_text("Stopped")
+    assert engine.answers[-1].is_cancelled
+    expect(desk.titles).to_have_text(["A story"])
+    engine.script = echo
+    desk.write("Go on")
+    expect(desk.answers).to_have_text("You said: Go on")
+    desk.wait_for_end()
+    expect(desk.titles).to_have_text(["A story"])
+    before = desk.seen()
+    desk.reload()
+    assert desk.seen() == before == ["A story", "Go on", "You said: Go on"]
+
+
+def test_a_button_pressed_twice_asks_once(desk: Desk) -> None:
+    engine, rest = desk.place.engine, asyncio.Event()
+    desk.ask("Hi")
+    num_asked = len(engine.prompts)
+    engine.script = says(Text("Again"), rest)
+    desk.button("Try again").evaluate("(button) => { button.click(); button.click(); }")
+    expect(desk.answers).to_contain_text("Agai")
+    engine.go_on(rest)
+    desk.wait_for_end()
+    assert len(engine.prompts) == num_asked + 1
+    expect(desk.turns.last).to_contain_text("2 / 2")
+
+
+def test_a_conversation_that_outgrows_the_context_can_go_on(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = desk.place.engine
+    engine.script = echo
+    submit = engine.submit
+
+    async def short_sighted(prompt: Prompt, *rest: Any, **options: Any) -> Any:
+        if len(prompt.messages) > 3:
+            raise ContextLengthExceeded("Too long.", param="messages")
+        return await submit(prompt, *rest, **options)
+
+    monkeypatch.setattr(engine, "submit", short_sighted)
+    for text in ("one", "two"):
+        desk.ask(text)
+    desk.allowed.add("Failed to load resource: the server responded with a status of 400")
+    desk.ask("three")
+    expect(desk.state).to_have_text("Failed: Too long.")
+    desk.button("Go on without the oldest turns").click()
+    expect(desk.answers.last).to_have_text("You said: three")
+    desk.ask("four")
+    assert [text for _, text in desk.place.last_said] == ["three", "You said: three", "four"]
 
 
 def test_a_failure_says_why_and_can_be_tried_again(desk: Desk) -> None:
@@ -245,6 +334,58 @@ def test_an_earlier_answer_can_be_branched_from(desk: Desk) -> None:
     expect(desk.turns.last).to_contain_text("2 / 2")
 
 
+# Long answers
+
+
+COUNT = """() => {
+  window.counted = { reads: 0, added: 0, removed: 0 };
+  new MutationObserver((changes) => {
+    counted.reads++;
+    for (const { addedNodes, removedNodes } of changes) {
+      counted.added += addedNodes.length;
+      counted.removed += removedNodes.length;
+    }
+  }).observe(document.querySelector(".prose"), { childList: true, subtree: true });
+}"""
+
+
+def test_a_long_answer_costs_little(desk: Desk) -> None:
+    engine, rest = desk.place.engine, asyncio.Event()
+    text = (SECTION * 100)[: 64 << 10]
+    pieces = [Text(text[start : start + 8]) for start in range(0, len(text), 8)]
+    engine.script = says(Text("Now:\n\n"), rest, *pieces)
+    session = desk.page.context.new_cdp_session(desk.page)
+    session.send("Performance.enable", {"timeDomain": "threadTicks"})
+    desk.write("Write much")
+    expect(desk.answers).to_have_text("Now:")
+    desk.page.evaluate(COUNT)
+    before = script_ms(session)
+    engine.go_on(rest)
+    desk.wait_for_end()
+    # An answer is 40 ms of scripting; whoever renders all of it anew for each piece takes seconds.
+    assert script_ms(session) - before < 1000
+    counted = desk.page.evaluate("counted")
+    shown = desk.page.evaluate(
+        "{ const walk = document.createTreeWalker(document.querySelector('.prose'));"
+        " let num = 0; while (walk.nextNode()) num++; num }"
+    )
+    assert counted["reads"] < len(pieces) / 4  # what has come is shown together
+    assert counted["removed"] == 0  # and what is there stays
+    assert shown / 2 < counted["added"] <= shown
+
+
+def script_ms(session: CDPSession) -> float:
+    """The page's own time for scripts, whatever else the processor does."""
+    metrics = session.send("Performance.getMetrics")["metrics"]
+    return sum(1000 * each["value"] for each in metrics if each["name"] == "ScriptDuration")
+
+
+SECTION = (
+    f"## A heading\n\n{'Some *words* with `code` and **more**. ' * 8}\n\n- one\n- two\n\n"
+    "| a | b |\n|---|---|\n| 1 | 2 |\n\n```python\ndef f(x: int) -> int:\n    return x\n```\n\n"
+)
+
+
 # Conversations
 
 
@@ -264,6 +405,8 @@ def test_conversations_of_other_clients_are_opened_and_continued(desk: Desk) -> 
     expect(row).to_contain_text("archived")
     row.get_by_role("link").click()
     expect(desk.answers).to_have_text("You said: Made by the SDK")
+    for words in ("tok/s", "first "):  # as the server measured it
+        expect(desk.measures).to_contain_text(words)
     assert desk.page.url.endswith(f"#{first.id}")
     desk.ask("Continued here")
     assert [text for _, text in desk.place.last_said][::2] == ["Made by the SDK", "Continued here"]
@@ -306,6 +449,40 @@ def test_a_conversation_is_found_exported_and_deleted(desk: Desk, tmp_path: Path
     expect(desk.titles).to_have_count(0)
     desk.page.get_by_label("Search conversations").fill("")
     expect(desk.titles).to_have_text(["About foxes"])
+
+
+def test_the_branch_that_is_seen_is_exported(desk: Desk, tmp_path: Path) -> None:
+    desk.place.engine.script = echo
+    desk.ask("one")
+    desk.ask("two")
+    desk.button("Branch from here", desk.turns.first).click()
+    desk.ask("three")
+    desk.button("The branch before", desk.turns.last).click()
+    assert "two" in (seen := exported(desk, "one", tmp_path)) and "three" not in seen
+    say(desk.place.store, "Other")
+    desk.page.evaluate("dispatchEvent(new Event('focus'))")
+    desk.page.get_by_role("link", name="Other").click()
+    expect(desk.answers).to_have_text("OTHER")
+    assert "three" in (newest := exported(desk, "one", tmp_path)) and "two" not in newest
+
+
+def exported(desk: Desk, title: str, folder: Path) -> str:
+    """A conversation as Markdown."""
+    open_menu(desk, title)
+    with desk.page.expect_download() as saved:
+        desk.page.get_by_role("menuitem", name="Export as Markdown").click()
+    saved.value.save_as(folder / title)
+    return (folder / title).read_text(encoding="utf-8")
+
+
+def test_what_other_clients_make_is_seen_when_the_page_is_looked_at_again(desk: Desk) -> None:
+    say(desk.place.store, "Made elsewhere")
+    expect(desk.titles).to_have_count(0)
+    desk.page.evaluate("dispatchEvent(new Event('focus'))")
+    expect(desk.titles).to_have_text(["Made elsewhere"])
+    say(desk.place.store, "And another")
+    desk.page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+    expect(desk.titles).to_have_text(["And another", "Made elsewhere"])
 
 
 def open_menu(desk: Desk, title: str) -> None:
@@ -375,6 +552,95 @@ def test_everything_can_be_done_from_the_keyboard(desk: Desk) -> None:
     expect(desk.titles).to_have_count(1)
 
 
+def tab_to(desk: Desk, target: Locator, *, back: bool = False) -> None:
+    """Go somewhere by the keyboard alone."""
+    for _ in range(80):
+        desk.page.keyboard.press("Shift+Tab" if back else "Tab")
+        if target.count() and target.evaluate("e => e === document.activeElement"):
+            return
+    raise AssertionError(f"the keyboard does not reach {target}")
+
+
+def press(desk: Desk, name: str, within: Locator | None = None, *, back: bool = True) -> None:
+    """Press a button by the keyboard alone."""
+    tab_to(desk, desk.button(name, within), back=back)
+    desk.page.keyboard.press("Enter")
+
+
+def test_an_answer_can_be_worked_with_from_the_keyboard(desk: Desk) -> None:
+    engine, keyboard = desk.place.engine, desk.page.keyboard
+    call = ToolCall("call_1", "get_weather"), ToolArguments("{}")
+    engine.script = says(*call, reason="tool_calls")
+    keyboard.type("How is it?")
+    keyboard.press("Enter")
+    desk.wait_for_end()
+    tab_to(desk, desk.page.get_by_label("Result of get_weather"), back=True)
+    keyboard.type("sunny")
+    engine.script = says(Text("One, two,"), reason="length")
+    press(desk, "Give the results", back=False)
+    expect(desk.answers).to_have_text("One, two,")
+    desk.wait_for_end()
+    expect(desk.prompt).to_be_focused()
+    engine.script = echo
+    press(desk, "Continue")
+    expect(desk.answers.last).to_contain_text("You said: Continue")
+    desk.wait_for_end()
+    expect(desk.button("Continue")).to_be_focused()
+    press(desk, "Edit the message", desk.turns.last)
+    keyboard.press("Control+a")
+    keyboard.type("Go on")
+    keyboard.press("Enter")
+    expect(desk.answers.last).to_have_text("You said: Go on")
+    desk.wait_for_end()
+    expect(desk.prompt).to_be_focused()
+    press(desk, "The branch before", desk.turns.last)
+    expect(desk.answers.last).to_contain_text("You said: Continue")
+    press(desk, "Edit the message", desk.turns.last)
+    keyboard.press("Escape")
+    expect(desk.button("Edit the message", desk.turns.last)).to_be_focused()
+    press(desk, "Branch from here", desk.turns.nth(1))
+    expect(desk.turns).to_have_count(2)
+    expect(desk.prompt).to_be_focused()
+
+
+def test_settings_and_theme_can_be_changed_from_the_keyboard(desk: Desk) -> None:
+    desk.place.engine.script = echo
+    keyboard, root = desk.page.keyboard, desk.page.locator("html")
+    before = brightness(root)
+    press(desk, "Dark or light")
+    assert brightness(root) != before
+    press(desk, "Settings", back=False)
+    tab_to(desk, desk.page.get_by_label("System prompt"))
+    keyboard.type("Be brief.")
+    tab_to(desk, desk.page.locator(".fold summary"))
+    keyboard.press("Enter")
+    tab_to(desk, desk.page.get_by_label("Seed"))
+    keyboard.type("7")
+    keyboard.press("Escape")
+    expect(desk.page.get_by_role("dialog")).to_have_count(0)
+    expect(desk.button("Settings")).to_be_focused()
+    tab_to(desk, desk.prompt)
+    keyboard.type("Hi")
+    keyboard.press("Enter")
+    desk.wait_for_end()
+    assert desk.place.last_said == [("system", "Be brief."), ("user", "Hi")]
+    assert desk.place.engine.params[-1].seed == 7
+
+
+def test_the_keyboard_stays_in_an_answer_that_another_follows(desk: Desk) -> None:
+    engine, rest = desk.place.engine, asyncio.Event()
+    engine.script = echo
+    desk.ask("Hi")
+    engine.script = says(Text("Slow"), rest, Text(" answer"))
+    desk.write("Write slowly")
+    expect(desk.answers.last).to_contain_text("Slo")
+    copy = desk.button("Copy the answer")
+    tab_to(desk, copy, back=True)
+    engine.go_on(rest)
+    desk.wait_for_end()
+    expect(copy.first).to_be_focused()
+
+
 def test_the_keyboard_stays_where_it_is_when_the_list_is_made_anew(desk: Desk) -> None:
     engine, rest = desk.place.engine, asyncio.Event()
     say(desk.place.store, "Old")
@@ -433,6 +699,21 @@ def test_it_follows_the_system_until_a_theme_is_chosen(browser: Browser, place: 
             assert (brightness(root) < 200) != is_dark
 
 
+def test_its_pictures_are_taken_in_light_and_in_dark(browser: Browser, tmp_path: Path) -> None:
+    light, dark = screenshots.take(tmp_path, browser)
+    assert first_pixel(light) > 600 and first_pixel(dark) < 150
+
+
+def first_pixel(path: Path) -> int:
+    """How bright the first pixel of a PNG is: the one that no filter changes."""
+    chunks, picture = path.read_bytes()[8:], b""
+    while chunks:
+        length, kind = struct.unpack(">I4s", chunks[:8])
+        picture += chunks[8 : 8 + length] if kind == b"IDAT" else b""
+        chunks = chunks[12 + length :]
+    return sum(zlib.decompress(picture)[1:4])
+
+
 def test_settings_are_sent_and_stay(desk: Desk) -> None:
     desk.place.engine.script = echo
     for _ in range(2):
@@ -453,6 +734,38 @@ def test_settings_are_sent_and_stay(desk: Desk) -> None:
     desk.button("Done").click()
     desk.ask("Hi")
     assert desk.place.engine.params[-1].max_tokens == 4096
+
+
+def test_all_of_sampling_can_be_set(desk: Desk) -> None:
+    desk.button("Settings").click()
+    desk.page.get_by_text("More sampling").click()
+    for label, value in FOLDED.items():
+        desk.page.get_by_label(label, exact=True).fill(value)
+    desk.page.get_by_label("When the context is full").select_option("auto")
+    desk.button("Done").click()
+    with desk.page.expect_request("**/v1/responses") as sent:
+        desk.ask("Hi")
+    params = desk.place.engine.params[-1]
+    assert (params.top_k, params.min_p, params.seed) == (20, 0.05, 7)
+    assert (params.presence_penalty, params.frequency_penalty) == (-0.5, 0.25)
+    assert params.repetition_penalty == 1.1
+    assert sent.value.post_data_json["truncation"] == "auto"
+    desk.button("Settings").click()
+    expect(desk.page.get_by_label("Seed")).to_be_visible()  # for it is set
+    desk.button("Reset").click()
+    desk.button("Done").click()
+    desk.ask("Hi")
+    assert desk.place.engine.params[-1].seed is None
+
+
+FOLDED = {
+    "Top k": "20",
+    "Min p": "0.05",
+    "Presence penalty": "-0.5",
+    "Frequency penalty": "0.25",
+    "Repetition penalty": "1.1",
+    "Seed": "7",
+}
 
 
 def test_what_was_said_can_be_copied(desk: Desk) -> None:

@@ -4,9 +4,6 @@ import { announce, copyButton, h, icon, iconButton } from "./dom.js";
 import { Markdown, render } from "./markdown.js";
 import { textOf, thoughtOf } from "./conversation.js";
 
-const TIMINGS = "timings";
-const KEPT_TIMINGS = 200;
-
 export class Answer {
   constructor({ onflush, actions }) {
     this.body = h("div", { class: "answer-body" });
@@ -65,9 +62,11 @@ export class Answer {
     }
   }
 
-  progress({ num_ahead, processed, total }) {
-    if (num_ahead > 0) {
-      this.say(`Queued, ${num_ahead} ahead`, "live");
+  progress({ stage, num_ahead, processed, total }) {
+    if (stage === "waking") {
+      this.say("Waking the model", "live");
+    } else if (stage === "waiting") {
+      this.say(num_ahead ? `Queued, ${num_ahead} ahead` : "Queued, next", "live");
     } else if (total) {
       this.say(`Reading ${Math.floor((100 * processed) / total)} %`, "live");
       this.bar.value = processed / total;
@@ -95,12 +94,12 @@ export class Answer {
     this.bar.hidden = true;
     this.element.classList.remove("is-thinking");
     for (const view of this.items.values()) view.close();
-    if (isLive) keepTiming(turn.id, this.timing(response));
-    const timing = timings()[turn.id];
-    if (timing?.thought)
+    if (isLive) turn.timings = this.timings(response);
+    const { timings } = turn;
+    if (timings?.thinking_s)
       this.element
         .querySelector(".thought")
-        ?.dispatchEvent(new CustomEvent("timed", { detail: timing.thought }));
+        ?.dispatchEvent(new CustomEvent("timed", { detail: timings.thinking_s }));
     const thought = response?.usage?.output_tokens_details?.reasoning_tokens;
     if (thought)
       this.element
@@ -108,33 +107,36 @@ export class Answer {
         ?.dispatchEvent(new CustomEvent("counted", { detail: thought }));
     this.say(outcome(response), response?.status === "failed" ? "failed" : "");
     this.state.hidden = !this.state.textContent;
-    this.foot.replaceChildren(this.measures(response, timing), this.buttons(turn));
+    this.foot.replaceChildren(this.measures(response, timings), this.buttons(turn));
     if (isLive) announce(`${this.state.textContent || "Answered"}. ${turn.answer.slice(0, 400)}`);
   }
 
-  timing(response) {
+  /** As this page saw it; the server says it of answers that are there already. */
+  timings(response) {
     const now = performance.now();
     const tokens = response?.usage?.output_tokens ?? 0;
-    const first = this.first ?? now;
+    if (this.first === null) return null;
     const thought = [...this.items.values()].reduce((sum, view) => sum + (view.seconds ?? 0), 0);
     return {
-      first: (first - this.began) / 1000,
-      rate: tokens > 1 ? ((tokens - 1) * 1000) / (now - first) : 0,
-      thought,
+      first_token_s: (this.first - this.began) / 1000,
+      tokens_per_s: tokens > 1 ? ((tokens - 1) * 1000) / (now - this.first) : null,
+      thinking_s: thought,
     };
   }
 
-  measures(response, timing) {
+  measures(response, timings) {
     const { usage } = response ?? {};
     const shown = [];
     if (usage)
       shown.push([count(usage.output_tokens, "token"), "Tokens of the answer, thinking included"]);
-    if (usage && timing?.rate)
+    const rate = timings?.tokens_per_s;
+    if (usage && rate)
       shown.push([
-        `${timing.rate.toFixed(timing.rate < 10 ? 1 : 0)} tok/s`,
+        `${rate.toFixed(rate < 10 ? 1 : 0)} tok/s`,
         "Tokens a second, from the first to the last",
       ]);
-    if (timing) shown.push([`first ${seconds(timing.first)}`, "Time to the first token"]);
+    if (typeof timings?.first_token_s === "number")
+      shown.push([`first ${seconds(timings.first_token_s)}`, "Time to the first token"]);
     if (usage) shown.push([`read ${number(usage.input_tokens)}`, "Tokens of the prompt"]);
     if (usage?.input_tokens_details?.cached_tokens)
       shown.push([
@@ -150,7 +152,7 @@ export class Answer {
   }
 
   buttons(turn) {
-    const { retry, branch, proceed } = this.actions;
+    const { retry, branch, proceed, shorten } = this.actions;
     const all = [
       turn.answer ? copyButton("Copy the answer", () => turn.answer) : null,
       retry ? iconButton("retry", "Try again", retry) : null,
@@ -158,6 +160,14 @@ export class Answer {
     ];
     if (turn.status === "incomplete")
       all.push(h("button", { type: "button", class: "proceed", onclick: proceed }, "Continue"));
+    if (turn.fault === "context_length_exceeded" && turn.parent)
+      all.push(
+        h(
+          "button",
+          { type: "button", class: "proceed", onclick: shorten },
+          "Go on without the oldest turns",
+        ),
+      );
     return h("div", { class: "buttons" }, all);
   }
 }
@@ -318,22 +328,3 @@ const seconds = (value) =>
     : value < 90
       ? `${Math.round(value)} s`
       : `${Math.round(value / 60)} min`;
-
-// Only this page knows how long its answers took: they are kept for when it is opened again.
-
-function timings() {
-  try {
-    return JSON.parse(localStorage.getItem(TIMINGS)) ?? {};
-  } catch {
-    return {};
-  }
-}
-
-function keepTiming(id, timing) {
-  const kept = Object.entries({ ...timings(), [id]: timing }).slice(-KEPT_TIMINGS);
-  try {
-    localStorage.setItem(TIMINGS, JSON.stringify(Object.fromEntries(kept)));
-  } catch {
-    // Full or forbidden: then they are not kept.
-  }
-}

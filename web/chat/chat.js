@@ -8,8 +8,11 @@ import { requestFields } from "./settings.js";
 import { Failure, events, json, request } from "./wire.js";
 
 const CONTINUE = "Continue exactly where you stopped.";
-const PATIENCE_MS = 1500;
+const PATIENCE_MS = 5000;
+const AGAIN_MS = 300;
 const NEAR = 80;
+
+let numTurns = 0;
 
 export class Chat {
   constructor({ onchange, onfault }) {
@@ -51,13 +54,37 @@ export class Chat {
 
   async fetch(name, opening) {
     const known = [this.conversation, ...this.live].find((each) => each.turns.has(name));
-    const conversation =
-      known ?? new Conversation(await json(`/conversations/${encodeURIComponent(name)}`));
+    const conversation = known ?? (await this.find(name, opening));
     if (opening !== this.opening) return;
     this.conversation = conversation;
     this.leaf = conversation.turns.get(name) ?? conversation.newest(conversation.last);
     this.show();
     this.toEnd(true);
+  }
+
+  /**
+   * A conversation that the server keeps. One whose first answer is still being written is waited
+   * for: a page that is reloaded asks before the server has heard that the old one left.
+   */
+  async find(name, opening) {
+    const id = encodeURIComponent(name);
+    for (let isOver = false; ; ) {
+      try {
+        return new Conversation(await json(`/conversations/${id}`));
+      } catch (fault) {
+        if (fault.status !== 404 || isOver || opening !== this.opening) throw fault;
+        const response = await json(`/v1/responses/${id}`).catch(() => null);
+        if (!response) throw fault;
+        isOver = !isRunning(response);
+        if (!isOver) await new Promise((resolve) => setTimeout(resolve, AGAIN_MS));
+      }
+    }
+  }
+
+  /** Keep what is open, though something else was on its way. */
+  stay() {
+    this.opening++;
+    this.isOpening = false;
   }
 
   get run() {
@@ -71,7 +98,7 @@ export class Chat {
 
   show() {
     const path = this.conversation.path(this.leaf);
-    this.thread.replaceChildren(...path.map((turn) => this.viewOf(turn)));
+    this.replace(path.map((turn) => this.viewOf(turn)));
     for (const turn of path) this.showSiblings(turn);
     const isNew = !path.length && !this.conversation.id;
     document.body.classList.toggle("is-new", isNew);
@@ -83,10 +110,22 @@ export class Chat {
     this.onchange();
   }
 
+  /** Put turns on the page. Whoever is in one with the keyboard stays there, or can write on. */
+  replace(elements) {
+    const focused = this.thread.querySelector(":focus-visible");
+    const shown = [...this.thread.children];
+    if (shown.length === elements.length && shown.every((each, place) => each === elements[place]))
+      return;
+    this.thread.replaceChildren(...elements);
+    if (focused) (focused.isConnected ? focused : $("prompt")).focus({ preventScroll: true });
+  }
+
   // Asking
 
   /** Ask after the open leaf, or after another turn. */
   async send(text, { after = this.leaf, items = null } = {}) {
+    if (this.run) return;
+    this.stay();
     const { conversation } = this;
     let fields;
     try {
@@ -98,7 +137,7 @@ export class Chat {
     const { parent, said, again, body } = conversation.following(after);
     const asked = items ?? [{ type: "message", role: "user", content: text }];
     const turn = new Turn({
-      id: `new-${Date.now()}`,
+      id: `new-${++numTurns}`,
       parent,
       input: [...said, ...asked],
       response: { status: "queued" },
@@ -112,6 +151,7 @@ export class Chat {
     this.toEnd(true);
     await this.answer(turn, conversation, {
       ...fields,
+      ...(conversation.canForget ? { truncation: "auto" } : {}),
       ...body,
       input: turn.input,
       stream: true,
@@ -144,32 +184,37 @@ export class Chat {
       for await (const news of events(reply)) {
         for (const event of news) this.hear(event, turn, conversation);
       }
-      if (["queued", "in_progress"].includes(turn.status))
-        throw new Failure("The connection was lost.");
+      if (isRunning(turn)) throw new Failure("The connection was lost.");
     } catch (fault) {
-      const isStopped = fault.name === "AbortError";
-      const error = {
-        message: fault instanceof Failure ? fault.message : "The connection was lost.",
-      };
-      turn.response = {
-        ...turn.response,
-        status: isStopped ? "cancelled" : "failed",
-        error: isStopped ? null : error,
-      };
-      if (!(fault instanceof Failure) && !isStopped) console.warn(fault);
+      if (isRunning(turn)) this.breakOff(turn, fault);
     }
     answer.finish(turn, true);
     this.showCalls(turn);
   }
 
+  /** End a turn whose stream has not come to its end. */
+  breakOff(turn, fault) {
+    const isStopped = fault.name === "AbortError";
+    const message = fault instanceof Failure ? fault.message : "The connection was lost.";
+    turn.fault = fault.code ?? "";
+    turn.response = {
+      ...turn.response,
+      status: isStopped ? "cancelled" : "failed",
+      error: isStopped ? null : { message },
+    };
+    if (!(fault instanceof Failure) && !isStopped) console.warn(fault);
+  }
+
   hear(event, turn, conversation) {
     turn.view.answer.take(event);
+    if (event.type === "error") turn.fault = event.code;
     if (!event.response) return;
     turn.response = event.response;
     turn.output = event.response.output;
     if (event.type !== "response.created") return;
     conversation.rename(turn, event.response.id);
-    if (this.leaf === turn) this.remember();
+    if (this.leaf === turn && !this.isOpening) this.remember();
+    if (turn.run.isStopping) this.cancel(turn);
     this.onchange();
   }
 
@@ -184,16 +229,22 @@ export class Chat {
   /** Give the running answer up; what was written stays. */
   async stop() {
     const { leaf, run } = this;
-    if (!run) return;
-    const { controller } = run;
-    if (!isKept(leaf)) {
+    if (!run || run.isStopping) return;
+    run.isStopping = true;
+    leaf.view.answer.say("Stopping", "live");
+    setTimeout(() => run.controller.abort(), PATIENCE_MS);
+    // Before the server has given it an id there is nothing to cancel: it is done when it comes.
+    if (isKept(leaf)) await this.cancel(leaf);
+  }
+
+  async cancel(turn) {
+    const { controller } = turn.run;
+    try {
+      const response = await json(`/v1/responses/${turn.id}/cancel`, { method: "POST" });
+      if (isRunning(turn)) Object.assign(turn, { response, output: response.output });
+    } catch {
       controller.abort();
-      return;
     }
-    setTimeout(() => controller.abort(), PATIENCE_MS);
-    await request(`/v1/responses/${leaf.id}/cancel`, { method: "POST" }).catch(() =>
-      controller.abort(),
-    );
   }
 
   retry(turn) {
@@ -204,7 +255,14 @@ export class Chat {
     return this.send("", { after: turn.parent, items: turn.again(text) });
   }
 
+  /** Ask again what did not fit; from here on the oldest turns may be left out. */
+  shorten(turn) {
+    this.conversation.canForget = true;
+    return this.retry(turn);
+  }
+
   branch(turn) {
+    this.stay();
     this.leaf = turn;
     this.show();
     this.remember();
@@ -214,6 +272,7 @@ export class Chat {
 
   /** Show another branch: the newest that follows from one of a turn's siblings. */
   choose(turn) {
+    this.stay();
     this.leaf = this.conversation.newest(turn);
     this.show();
     if (isKept(this.leaf)) this.remember();
@@ -233,6 +292,7 @@ export class Chat {
         retry: turn.input.length ? () => this.retry(turn) : null,
         branch: () => this.branch(turn),
         proceed: () => this.send(CONTINUE, { after: turn }),
+        shorten: () => this.shorten(turn),
       },
     });
     const siblings = h("span", { class: "siblings" });
@@ -287,7 +347,10 @@ export class Chat {
     field.value = turn.question;
     const { asked } = turn.view;
     const before = [...asked.childNodes];
-    const end = () => asked.replaceChildren(...before);
+    const end = () => {
+      asked.replaceChildren(...before);
+      asked.querySelector(".buttons button")?.focus({ preventScroll: true });
+    };
     const send = () => {
       end();
       if (field.value.trim() && !this.run) this.edit(turn, field.value.trim());
@@ -338,7 +401,10 @@ export class Chat {
         call_id: call.call_id,
         output: fields[place].querySelector("textarea").value,
       }));
+      if (this.run) return;
+      const isByKeyboard = form.querySelector(":focus-visible");
       form.remove();
+      if (isByKeyboard) $("prompt").focus();
       this.send("", { after: turn, items });
     });
     turn.view.element.append(form);
@@ -373,6 +439,11 @@ function heading(text) {
 /** Whether the server has a response for a turn. */
 function isKept(turn) {
   return turn.id.startsWith("resp_");
+}
+
+/** Whether a turn, or a response, has not come to its end. */
+function isRunning({ status }) {
+  return status === "queued" || status === "in_progress";
 }
 
 /** Whether a key sends: Enter alone, but not the Enter that ends a word of an input method. */

@@ -12,12 +12,15 @@ export class Turn {
     response = null,
     inConversation = false,
     source = "",
+    timings = null,
   }) {
-    Object.assign(this, { id, parent, input, output, response, inConversation, source });
+    Object.assign(this, { id, parent, input, output, response, inConversation, source, timings });
     /** The conversation that the server has it in. */
     this.tree = parent?.tree ?? null;
     this.children = [];
     this.isSuperseded = false;
+    /** The code of what went wrong with it. */
+    this.fault = "";
     this.view = null;
   }
 
@@ -65,6 +68,8 @@ export class Conversation {
     this.title = tree.title ?? "";
     this.source = tree.source ?? "page";
     this.isObject = tree.is_conversation ?? false;
+    /** Whether its oldest turns may be left out when the context is full. */
+    this.canForget = false;
     this.roots = [];
     this.turns = new Map();
     const byNumber = new Map();
@@ -78,6 +83,7 @@ export class Conversation {
         response,
         inConversation: fields.in_conversation,
         source: fields.source,
+        timings: fields.timings,
       });
       turn.tree = tree.id;
       byNumber.set(fields.turn, turn);

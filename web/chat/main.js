@@ -19,7 +19,11 @@ for (const place of document.querySelectorAll("[data-icon]"))
   place.replaceWith(icon(place.dataset.icon));
 
 const prompt = $("prompt");
-const sidebar = new Sidebar({ onfault: complain, ondelete: (id) => chat.id === id && startNew() });
+const sidebar = new Sidebar({
+  onfault: complain,
+  ondelete: (id) => chat.id === id && startNew(),
+  shown: (id) => (chat.id === id ? chat.leaf?.id : null),
+});
 const chat = new Chat({ onfault: complain, onchange: refresh });
 
 // The composer
@@ -80,7 +84,9 @@ async function visit() {
   complain(null);
   if (!name) {
     chat.begin();
-  } else if (name !== chat.leaf?.id) {
+  } else if (name === chat.leaf?.id) {
+    chat.stay();
+  } else {
     try {
       await chat.open(name);
     } catch (fault) {
@@ -118,6 +124,14 @@ $("open-sidebar").addEventListener("click", toggleSidebar);
 $("close-sidebar").addEventListener("click", closeDrawer);
 $("scrim").addEventListener("click", closeDrawer);
 isPhone.addEventListener("change", () => showSidebar(!isPhone.matches));
+
+/** Other clients may have been here meanwhile. */
+function lookAgain() {
+  if (!document.hidden && !document.querySelector("dialog[open], :popover-open")) sidebar.refresh();
+}
+
+addEventListener("focus", lookAgain);
+document.addEventListener("visibilitychange", lookAgain);
 
 // Keys
 

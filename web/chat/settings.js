@@ -3,7 +3,15 @@
 import { $ } from "./dom.js";
 
 const NAME = "settings";
-const NUMBERS = ["temperature", "top_p", "max_output_tokens"];
+const FOLDED = [
+  "top_k",
+  "min_p",
+  "presence_penalty",
+  "frequency_penalty",
+  "repetition_penalty",
+  "seed",
+];
+const NUMBERS = ["temperature", "top_p", "max_output_tokens", ...FOLDED];
 
 function load() {
   try {
@@ -33,6 +41,7 @@ export function requestFields() {
   if (current.thinking === "on") fields.enable_thinking = true;
   else if (current.thinking === "off") fields.enable_thinking = false;
   else if (current.thinking) fields.reasoning = { effort: current.thinking };
+  if (current.truncation) fields.truncation = current.truncation;
   if (current.tools) fields.tools = JSON.parse(current.tools);
   return fields;
 }
@@ -42,6 +51,7 @@ export function setUpSettings() {
   const form = dialog.querySelector("form");
   const fill = () => {
     for (const field of form.elements) if (field.name) field.value = current[field.name] ?? "";
+    if (FOLDED.some((name) => current[name])) form.querySelector(".fold").open = true;
     check();
   };
   const check = () => {

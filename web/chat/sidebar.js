@@ -7,7 +7,9 @@ const PAGE = 40;
 const DAY = 86_400_000;
 
 export class Sidebar {
-  constructor({ ondelete, onfault }) {
+  /** `shown` says which response of a conversation is on the page. */
+  constructor({ ondelete, onfault, shown }) {
+    this.shown = shown;
     this.list = $("conversations");
     this.ondelete = ondelete;
     this.onfault = onfault;
@@ -42,9 +44,22 @@ export class Sidebar {
     if (this.query) announce(`${found.data.length}${found.has_more ? " or more" : ""} found`);
   }
 
+  /** Show the first page anew if it has changed; what else is shown stays when it has not. */
+  async refresh() {
+    const { turn } = this;
+    const found = await this.page(null).catch(() => null); // the next request tells of it
+    if (!found || turn !== this.turn) return;
+    const same = found.data.every((entry, place) => isSame(entry, this.entries[place]));
+    if (same && (found.has_more || found.data.length === this.entries.length)) return;
+    this.turn++;
+    this.entries = found.data;
+    this.show(found);
+  }
+
   async more() {
+    const turn = ++this.turn;
     const found = await this.page(this.entries.at(-1).id).catch((fault) => this.onfault(fault));
-    if (!found) return;
+    if (!found || turn !== this.turn) return;
     const next = found.data[0]?.id;
     this.entries.push(...found.data);
     this.show(found);
@@ -180,7 +195,10 @@ export class Sidebar {
 
   async export(entry, format) {
     try {
-      const answer = await request(`/conversations/${entry.id}/export?format=${format}`);
+      const query = new URLSearchParams({ format });
+      const shown = this.shown(entry.id);
+      if (shown?.startsWith("resp_")) query.set("response_id", shown);
+      const answer = await request(`/conversations/${entry.id}/export?${query}`);
       const address = URL.createObjectURL(await answer.blob());
       h("a", { href: address, download: `${fileName(entry.title)}.${format}` }).click();
       setTimeout(() => URL.revokeObjectURL(address), 10_000);
@@ -210,6 +228,10 @@ export class Sidebar {
   step(event) {
     stepThrough(event, [...this.list.querySelectorAll("a")]);
   }
+}
+
+function isSame(entry, other) {
+  return JSON.stringify(entry) === JSON.stringify(other);
 }
 
 /** Let the arrows go through some elements. */

@@ -111,7 +111,7 @@ function showMemory(last, now, line) {
 let skew = 0; // between the server's clock and this one
 let stopping = null;
 
-const STATES = { ready: "ready", loading: "loading the model", draining: "stopping", failed: "failed" };
+const STATES = { ready: "ready", loading: "loading the model", sleeping: "sleeping", draining: "stopping", failed: "failed" };
 
 function hear(event) {
   if (event.type === "past") {
