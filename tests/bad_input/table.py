@@ -99,6 +99,8 @@ SHARED: list[tuple[str, list[Any]]] = [
     ("parallel_tool_calls", ["x", ["x"], {"a": 1}, 7]),
     ("stream", ["x", ["x"], {"a": 1}, 7]),
     ("enable_thinking", ["x", ["x"], {"a": 1}, 7]),
+    ("keep_alive", ["x", ["x"], {"a": 1}, "1w", "", "9" * 400, INFINITY]),
+    ("return_progress", ["x", ["x"], {"a": 1}, 7]),
     ("max_reasoning_tokens", ["x", ["x"], -1, 1.5, 10**10]),
     ("chat_template_kwargs", ["x", 7, ["x"], {"a": ["x"]}, {"a": {"b": 1}}]),
     ("chat_template_kwargs", [{str(i): wrong for i in range(n)} for n, wrong in MANY_ARGUMENTS]),
