@@ -39,7 +39,7 @@ screenshots: $(VENV)/.test-ready
 soak: $(VENV)/.test-ready
 	@$(BIN)/python -m tests.soak --seconds 600
 	@$(BIN)/python -m tests.kill --rounds 50
-	@ODD_REQUESTS=4000 $(BIN)/python -m pytest tests/bad_input/test_schema.py
+	@ODD_REQUESTS=9000 $(BIN)/python -m pytest tests/bad_input/test_schema.py
 
 bench: $(VENV)/.serve-ready
 	@$(BIN)/python benchmarks/serving.py $(if $(MODEL),--model $(MODEL)) $(ARGS)

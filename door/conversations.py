@@ -33,7 +33,7 @@ def add_routes(router: APIRouter, store: Store) -> None:
     @router.post("/v1/conversations")
     async def create(request: Request, body: ConversationRequest = NOTHING) -> dict[str, Any]:
         owner = request.state.owner
-        resolve = functools.partial(store.item, owner=owner)
+        resolve = functools.cache(functools.partial(store.item, owner=owner))
         items = normalised(body.items, resolve, param="items")
         return store.create_conversation(body.metadata, items, owner=owner)
 
@@ -66,7 +66,7 @@ def add_routes(router: APIRouter, store: Store) -> None:
         conversation_id: str, body: ItemsRequest, request: Request
     ) -> dict[str, Any]:
         owner = request.state.owner
-        resolve = functools.partial(store.item, owner=owner)
+        resolve = functools.cache(functools.partial(store.item, owner=owner))
         items = normalised(body.items, resolve, param="items")
         added = await revived(
             conversation_id, owner, lambda: store.add_items(conversation_id, items, owner=owner)

@@ -6,6 +6,8 @@ empty object means the default.
 
 from __future__ import annotations
 
+from collections import OrderedDict, defaultdict, deque
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -20,9 +22,15 @@ from pydantic import (
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from door.durations import seconds
+from protocol.tools import MAX_TOOLS
 
 MAX_MESSAGES = 10_000
-MAX_TOOLS = 1_000
+MAX_PARTS = 10_000
+"""Of one message."""
+MAX_CALLS = 1_000
+"""Of one message."""
+MAX_ARGUMENTS = 64
+"""For the chat template."""
 
 
 class Permissive(BaseModel):
@@ -57,6 +65,19 @@ def _not_negative(value: int) -> int:
     return max(value, 0)
 
 
+def _few(most: int) -> Callable[[Any], Any]:
+    """See that an object is small before its members are looked at, each of which may be wrong."""
+
+    def looked_at(value: Any) -> Any:
+        if isinstance(value, dict) and len(value) > most:
+            raise PydanticCustomError(
+                "too_long", "must have at most {most} members", {"most": most}
+            )
+        return value
+
+    return looked_at
+
+
 def _id_of(value: Any) -> Any:
     return value["id"] if isinstance(value, dict) and "id" in value else value
 
@@ -64,7 +85,9 @@ def _id_of(value: Any) -> Any:
 Stop = Annotated[str, Field(max_length=1000)]
 Count = Annotated[int, Field(ge=1, le=10**9)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
-Tools = Annotated[list[dict[str, Any]], Field(max_length=MAX_TOOLS)]
+Tools = Annotated[list[dict[str, Any]], Field(max_length=MAX_TOOLS, fail_fast=True)]
+Names = Annotated[list[str], Field(max_length=MAX_TOOLS, fail_fast=True)]
+TemplateArgs = Annotated[dict[str, str | int | float | bool], BeforeValidator(_few(MAX_ARGUMENTS))]
 
 
 class Sampling(Permissive):
@@ -81,7 +104,9 @@ class Sampling(Permissive):
     frequency_penalty: Penalty | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     seed: int | None = None
-    stop: Annotated[list[Stop], Field(max_length=16), BeforeValidator(_listed)] | None = None
+    stop: (
+        Annotated[list[Stop], Field(max_length=16, fail_fast=True), BeforeValidator(_listed)] | None
+    ) = None
     tools: Tools | None = None
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
@@ -89,7 +114,7 @@ class Sampling(Permissive):
     enable_thinking: bool | None = None
     keep_alive: Annotated[float, BeforeValidator(seconds)] | None = None
     max_reasoning_tokens: Annotated[int, Field(ge=0, le=10**9)] | None = None
-    chat_template_kwargs: dict[str, str | int | float | bool] | None = None
+    chat_template_kwargs: TemplateArgs | None = None
 
 
 # Chat completions
@@ -104,17 +129,47 @@ class ContentPart(BaseModel):
     refusal: str | None = None
 
 
+Parts = Annotated[list[ContentPart], Field(max_length=MAX_PARTS, fail_fast=True)]
+Calls = Annotated[list[dict[str, Any]], Field(max_length=MAX_CALLS, fail_fast=True)]
+
+
 class ChatMessage(Permissive):
     """One message of a chat."""
 
     role: str
-    content: str | list[ContentPart] | None = None
+    content: str | Parts | None = None
     reasoning: str | None = None
     reasoning_content: str | None = None
-    tool_calls: list[dict[str, Any]] | None = None
+    tool_calls: Calls | None = None
     function_call: dict[str, Any] | None = None
     tool_call_id: str | None = None
     name: str | None = None
+
+
+class _Open:
+    """The calls without a result, the oldest first, found by their ids without a search."""
+
+    def __init__(self) -> None:
+        self._calls: OrderedDict[int, tuple[str, int]] = OrderedDict()
+        self._numbers: defaultdict[str, deque[int]] = defaultdict(deque)
+        self._num_added = 0
+
+    def add(self, id: str, index: int) -> None:
+        """Keep a call, with the index of its message."""
+        self._calls[self._num_added] = (id, index)
+        self._numbers[id].append(self._num_added)
+        self._num_added += 1
+
+    def oldest(self) -> tuple[str, int] | None:
+        """The id of the oldest, and the index of its message."""
+        return next(iter(self._calls.values()), None)
+
+    def take(self, id: str) -> bool:
+        """Let the oldest call of an id go, if there is one."""
+        if not self._numbers.get(id):
+            return False
+        del self._calls[self._numbers[id].popleft()]
+        return True
 
 
 def _calls_answered(messages: list[ChatMessage]) -> list[ChatMessage]:
@@ -123,14 +178,15 @@ def _calls_answered(messages: list[ChatMessage]) -> list[ChatMessage]:
     A result without an id answers the oldest open call, as older clients mean it, and the results
     of a `function_call`, which has no id, are not looked at.
     """
-    waiting: list[tuple[str, int]] = []  # ids of the calls without a result, and their messages
+    waiting = _Open()
     answered: set[str] = set()
     for index, message in enumerate(messages):
         if message.role == "tool":
             answered.add(_answered_call(message, index, waiting, answered))
         elif message.role == "assistant":
             called = [str(call.get("id") or "") for call in message.tool_calls or ()]
-            waiting += [(id, index) for id in called]
+            for id in called:
+                waiting.add(id, index)
             answered -= set(called)  # some models count from the start in every turn
         elif message.role == "user":
             _refuse_waiting(waiting)
@@ -138,24 +194,23 @@ def _calls_answered(messages: list[ChatMessage]) -> list[ChatMessage]:
     return messages
 
 
-def _answered_call(
-    message: ChatMessage, index: int, waiting: list[tuple[str, int]], answered: set[str]
-) -> str:
+def _answered_call(message: ChatMessage, index: int, waiting: _Open, answered: set[str]) -> str:
     """Take the call that a result answers out of those that wait. Raises `ValidationError`."""
     id = message.tool_call_id
-    for place, (called, _) in enumerate(waiting):
-        if id is None or id == called:
-            del waiting[place]
-            return called
     if id is None:
-        raise _problem("there is no call that waits for this result", index, "tool_call_id")
+        oldest = waiting.oldest()
+        if oldest is None:
+            raise _problem("there is no call that waits for this result", index, "tool_call_id")
+        id = oldest[0]
+    if waiting.take(id):
+        return id
     said = "has a result already" if id in answered else "is not among the calls before it"
     raise _problem(f"the call {id[:64]!r} {said}", index, "tool_call_id")
 
 
-def _refuse_waiting(waiting: list[tuple[str, int]]) -> None:
-    if waiting:
-        id, index = waiting[0]
+def _refuse_waiting(waiting: _Open) -> None:
+    if (oldest := waiting.oldest()) is not None:
+        id, index = oldest
         raise _problem(f"the call {id[:64]!r} has no result", index, "tool_calls")
 
 
@@ -173,12 +228,16 @@ class StreamOptions(Permissive):
     include_usage: bool = False
 
 
+Bias = Annotated[float, Field(ge=-100, le=100)]
+Biases = Annotated[dict[str, Bias], BeforeValidator(_few(1024))]
+
+
 class ChatRequest(Sampling):
     """`POST /v1/chat/completions`."""
 
     messages: Annotated[
         list[ChatMessage],
-        Field(min_length=1, max_length=MAX_MESSAGES),
+        Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True),
         AfterValidator(_calls_answered),
     ]
     stream_options: StreamOptions = StreamOptions()
@@ -186,16 +245,13 @@ class ChatRequest(Sampling):
     n: Annotated[int, Field(ge=1, le=16)] = 1
     max_tokens: Count | None = None
     max_completion_tokens: Count | None = None
-    logit_bias: (
-        Annotated[dict[str, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=1024)]
-        | None
-    ) = None
+    logit_bias: Biases | None = None
     logprobs: bool | None = None
     functions: Tools | None = None
     function_call: str | dict[str, Any] | None = None
     response_format: dict[str, Any] | None = None
     reasoning_effort: str | None = None
-    modalities: list[str] | None = None
+    modalities: Names | None = None
     audio: dict[str, Any] | None = None
 
 
@@ -217,7 +273,7 @@ class TextOptions(Permissive):
 
 
 Items = Annotated[list[Any], Field(max_length=MAX_MESSAGES)]
-Metadata = Annotated[dict[str, str], Field(max_length=16)]
+Metadata = Annotated[dict[str, str], BeforeValidator(_few(16))]
 
 
 class InputRequest(Sampling):
@@ -240,7 +296,7 @@ class ResponseRequest(InputRequest):
     store: bool | None = None
     background: bool | None = None
     return_progress: bool = False
-    include: list[str] | None = None
+    include: Names | None = None
     metadata: Metadata | None = None
     prompt: dict[str, Any] | None = None
     user: str | None = None

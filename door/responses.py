@@ -132,7 +132,8 @@ class Responses:
             model=self.model,
             history=history,
             defaults=self._defaults,
-            resolve=functools.partial(self.store.item, owner=owner),
+            # Once for each: a turn that is named ten thousand times is not read ten thousand times.
+            resolve=functools.cache(functools.partial(self.store.item, owner=owner)),
         )
 
     async def prompt(

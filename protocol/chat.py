@@ -35,7 +35,7 @@ from parts import (
 from protocol import constraints
 from protocol.sse import HOLE, around_holes, data_event, text_bytes
 from protocol.thinking import ReasoningFormat, Thinking
-from protocol.tools import CUSTOM_ARGUMENT, custom_input, custom_parameters
+from protocol.tools import CUSTOM_ARGUMENT, custom_input, custom_parameters, refuse_too_many
 
 log = logging.getLogger(__name__)
 
@@ -148,6 +148,8 @@ def _tools(body: Mapping[str, Any]) -> tuple[Tool, ...]:
     ]
     read = (_tool(tool, index) for index, tool in enumerate(offered))
     tools = tuple(tool for tool in read if tool is not None)
+    if len(tools) < len(offered):
+        log.info("left out %d tools that this server cannot offer", len(offered) - len(tools))
     choice = _choice(body)
     if choice == "none":
         return ()
@@ -178,7 +180,8 @@ def _chosen(choice: Any) -> set[Any] | None:
     match choice:
         case "auto" | "required":
             return None
-        case {"type": "allowed_tools", "allowed_tools": {"tools": [*allowed]}}:
+        case {"type": "allowed_tools", "allowed_tools": {"tools": list(allowed)}}:
+            refuse_too_many(len(allowed), "tool_choice")
             return {name for tool in allowed if isinstance(name := _name(tool), str)}
         case (
             {"type": "function", "function": {"name": str(name)}}
@@ -215,7 +218,7 @@ def _inner(tool: Mapping[str, Any]) -> Mapping[str, Any]:
 def _tool(tool: Mapping[str, Any], index: int) -> Tool | None:
     kind = tool.get("type", "function")
     if kind not in ("function", "custom"):
-        log.info("left out a tool of type %r", str(kind)[:64])
+        log.debug("left out a tool of type %r", str(kind)[:64])
         return None
     function = tool.get(kind) or tool
     name = function.get("name") if isinstance(function, dict) else None

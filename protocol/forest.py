@@ -141,10 +141,12 @@ class Forest:
             with self._memory:
                 live = self._trees.get(tree_id)
                 if live is not None:
-                    return live.tree.copy() if live.tree.owner == owner else None
+                    tree = live.tree.copy()
+                    # One that was deleted stays, empty, while a response to it is written.
+                    return tree if tree.owner == owner and not tree.is_empty else None
             filed = self._archive.tree(tree_id) if self._archive else None
-            tree = self._archive.load(filed) if self._archive and filed else None
-            return tree if tree and tree.owner == owner else None
+            read = self._archive.load(filed) if self._archive and filed else None
+            return read if read and read.owner == owner else None
 
     def tree_id(self, name: str, owner: str = "") -> str | None:
         """The conversation that a response, item or conversation object is in. Does file work."""

@@ -49,8 +49,8 @@ def normalised(
 ) -> list[Item]:
     """Give every item its id, type and status, and its content as parts.
 
-    Items and content parts of unknown kinds are skipped with a line in the log, and so are
-    reasoning items that hold nothing.
+    Items and content parts of unknown kinds are skipped, and so are reasoning items that hold
+    nothing. The log has their number; their kinds are a client's words.
 
     Raises:
         InvalidRequest: an item holds media (`unsupported_content`), refers to an item that is not
@@ -58,8 +58,11 @@ def normalised(
     """
     if isinstance(given, str):
         given = [given]
-    items = (_item(one, f"{param}[{i}]", resolve) for i, one in enumerate(given or ()))
-    return [item for item in items if item is not None]
+    read = [_item(one, f"{param}[{i}]", resolve) for i, one in enumerate(given or ())]
+    items = [item for item in read if item is not None]
+    if len(items) < len(read):
+        log.info("skipped %d items that this server does not know", len(read) - len(items))
+    return items
 
 
 def _item(given: Any, where: str, resolve: Resolve | None) -> Item | None:
@@ -83,7 +86,7 @@ def _item(given: Any, where: str, resolve: Resolve | None) -> Item | None:
         case "item_reference":
             return _item(_resolved(given, where, resolve), where, None)
         case kind:
-            log.info("skipped an item of type %r", kind[:64])
+            log.debug("skipped an item of type %r", kind[:64])
             return None
 
 
@@ -122,7 +125,7 @@ def _json_text(value: Any) -> str:
 def _message(given: Mapping[str, Any], where: str) -> Item:
     role = _text(given, "role")
     if role not in ROLES:
-        log.info("read a message of role %r as the user's", role[:64])
+        log.debug("read a message of role %r as the user's", role[:64])
         role = "user"
     part = output_text if role == "assistant" else _input_text
     item = _head(given, "msg", "message") | {
@@ -178,7 +181,7 @@ def _part(given: Any, where: str, part: Part) -> Item | None:
             return part(text) | _kept(given, part)
         case _:
             kind = _text(given, "type") if isinstance(given, Mapping) else ""
-            log.info("skipped a content part of type %r", kind[:64])
+            log.debug("skipped a content part of type %r", kind[:64])
             return None
 
 

@@ -19,13 +19,19 @@ Purpose = Literal["reasoning", "compaction"]
 
 VERSION = "v1."
 DIGEST_BYTES = 16
-MAX_BYTES = 64 * 2**20
-"""Of the value's JSON: a small text must not unfold into one that fills the memory."""
+MAX_FOLDS = 8
+"""How many times larger a value's JSON may be than what it is packed into: small texts must not
+unfold into some that fill the memory, nor many of them into hours of work."""
+SMALL_BYTES = 64 * 2**10
+"""A value's JSON may have so many bytes, however well it packs."""
 
 
 def seal(purpose: Purpose, value: Any) -> str:
     """Make an opaque text of a JSON value."""
-    packed = zlib.compress(json.dumps(value, separators=(",", ":")).encode())
+    content = json.dumps(value, separators=(",", ":")).encode()
+    packed = zlib.compress(content)
+    if len(content) > _most(packed):
+        packed = zlib.compress(content, level=0)
     return VERSION + base64.urlsafe_b64encode(_digest(purpose, packed) + packed).decode()
 
 
@@ -49,7 +55,11 @@ def _digest(purpose: Purpose, packed: bytes) -> bytes:
 
 def _unpacked(packed: bytes) -> bytes:
     unpacking = zlib.decompressobj()
-    content = unpacking.decompress(packed, MAX_BYTES)
+    content = unpacking.decompress(packed, _most(packed))
     if not unpacking.eof:
         raise ValueError("incomplete, or too long")
     return content
+
+
+def _most(packed: bytes) -> int:
+    return max(MAX_FOLDS * len(packed), SMALL_BYTES)

@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 Json = dict[str, Any]
 
 CUSTOM_ARGUMENT = "input"
+MAX_TOOLS = 1_000
+"""Of one request, those in namespaces too; and as many that a choice may name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,16 +48,19 @@ class Toolbox:
         """Read the `tools` of a request.
 
         Raises:
-            InvalidRequest: a tool has no name.
+            InvalidRequest: a tool has no name, or there are too many.
         """
         self.tools: list[Tool] = []
         self.definitions: list[Json] = []
         """The tools as the response object shows them, with every default filled in."""
         self._origins: dict[str, Origin] = {}
+        self._num_left_out = 0
         for index, definition in enumerate(definitions):
             shown = self._add(definition, f"tools[{index}]", None)
             if shown is not None:
                 self.definitions.append(shown)
+        if self._num_left_out:
+            log.info("left out %d tools that this server cannot offer", self._num_left_out)
 
     def origin(self, name: str) -> Origin:
         """What the client calls the tool that the model called; models also make up names."""
@@ -108,7 +113,8 @@ class Toolbox:
                 return self._add_namespace(definition, where)
             case _:
                 kind = definition.get("type") if isinstance(definition, Mapping) else None
-                log.info("left out a tool of type %r", str(kind)[:64])
+                log.debug("left out a tool of type %r", str(kind)[:64])
+                self._num_left_out += 1
                 return None
 
     def _add_function(self, given: Mapping[str, Any], where: str, namespace: str | None) -> Json:
@@ -142,9 +148,10 @@ class Toolbox:
     def _add_namespace(self, given: Mapping[str, Any], where: str) -> Json:
         name = _name(given, where)
         tools = given.get("tools")
+        tools = tools if isinstance(tools, list) else []
+        refuse_too_many(len(tools), f"{where}.tools")
         members = (
-            self._add(member, f"{where}.tools[{index}]", name)
-            for index, member in enumerate(tools if isinstance(tools, list) else ())
+            self._add(member, f"{where}.tools[{index}]", name) for index, member in enumerate(tools)
         )
         return {
             "type": "namespace",
@@ -155,8 +162,10 @@ class Toolbox:
 
     def _keep(self, tool: Tool, origin: Origin, where: str) -> None:
         if tool.name in self._origins:
-            log.info("left out %s: there is a tool of its name already", where)
+            log.debug("left out %s: there is a tool of its name already", where)
+            self._num_left_out += 1
             return
+        refuse_too_many(len(self.tools) + 1, where)
         self.tools.append(tool)
         self._origins[tool.name] = origin
 
@@ -164,30 +173,55 @@ class Toolbox:
 
     def _allowed(self, choice: Mapping[str, Any]) -> tuple[Tool, ...]:
         tools = choice.get("tools")
-        found = tuple(self._named(tools if isinstance(tools, list) else ()))
+        tools = tools if isinstance(tools, list) else []
+        refuse_too_many(len(tools), "tool_choice")
+        found = tuple(self._named(tools))
         if choice.get("mode") == "required":
             self._demand(found)
         return found
 
     def _named(self, choices: Iterable[Any]) -> Iterator[Tool]:
         """The tools that are named, in the order of their definitions."""
-        inner = (c.get("function") or c for c in choices if isinstance(c, Mapping))
-        named = [c for c in inner if isinstance(c, Mapping)]
-        for tool in self.tools:
-            origin = self._origins[tool.name]
-            if any(_is_meant(origin, tool, one) for one in named):
-                yield tool
+        named = _Named(choices)
+        return (tool for tool in self.tools if named.holds(tool, self._origins[tool.name]))
 
     def _demand(self, found: Iterable[Tool]) -> None:
         if not list(found):
             raise _bad_choice("It demands a tool that is not among the tools.")
 
 
-def _is_meant(origin: Origin, tool: Tool, choice: Mapping[str, Any]) -> bool:
-    name, namespace = choice.get("name"), choice.get("namespace")
-    if choice.get("type") == "namespace":
-        return origin.namespace is not None and origin.namespace == name
-    return name == tool.name or (name == origin.name and namespace in (None, origin.namespace))
+class _Named:
+    """What the entries of a choice name, found without looking at each of them for every tool."""
+
+    def __init__(self, choices: Iterable[Any]) -> None:
+        self._namespaces: set[str] = set()
+        self._flat: set[str] = set()
+        self._names: set[tuple[str, str | None]] = set()
+        inner = (c.get("function") or c for c in choices if isinstance(c, Mapping))
+        for choice in inner:
+            match choice:
+                case {"type": "namespace", "name": str(name)}:
+                    self._namespaces.add(name)
+                case {"name": str(name), "namespace": str() | None as namespace}:
+                    self._flat.add(name)
+                    self._names.add((name, namespace))
+                case {"name": str(name)}:
+                    self._flat.add(name)
+                    self._names |= {(name, None)} if "namespace" not in choice else set()
+
+    def holds(self, tool: Tool, origin: Origin) -> bool:
+        """Whether a tool is meant, by its namespace or by any of its names."""
+        return (
+            origin.namespace in self._namespaces
+            or tool.name in self._flat
+            or not self._names.isdisjoint(((origin.name, None), (origin.name, origin.namespace)))
+        )
+
+
+def refuse_too_many(number: int, param: str) -> None:
+    """Raise `InvalidRequest` when there are more tools than a request may hold."""
+    if number > MAX_TOOLS:
+        raise InvalidRequest(f"There may be {MAX_TOOLS} tools at most.", param=param)
 
 
 def _bad_choice(message: str) -> InvalidRequest:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 from parts import Message, Prompt, ToolCall
 from protocol.compaction import expanded
@@ -25,20 +25,40 @@ def messages(items: Iterable[Item]) -> tuple[Message, ...]:
     return fold.finished()
 
 
+@dataclass(slots=True)
+class _Turn:
+    """An assistant's turn that is being put together. Lists: a turn may have many pieces."""
+
+    thoughts: list[str] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+    calls: list[ToolCall] = field(default_factory=list)
+
+    def message(self) -> Message:
+        return Message(
+            "assistant",
+            "\n\n".join(self.texts),
+            reasoning="\n\n".join(self.thoughts),
+            tool_calls=tuple(self.calls),
+        )
+
+
 class _Fold:
     """The messages so far, and the assistant's turn that is being put together."""
 
     def __init__(self) -> None:
         self._messages: list[Message] = []
         self._names: dict[str, str] = {}
-        self._turn: Message | None = None
+        self._turn: _Turn | None = None
 
     def add(self, item: Item) -> None:
         match item:
             case {"type": "reasoning"}:
-                self._think(_thought(item))
+                if thought := _thought(item):
+                    self._turn_for_words().thoughts.append(thought)
             case {"type": "message", "role": "assistant"}:
-                self._say(_text(item["content"]))
+                turn = self._turn_for_words()
+                if text := _text(item["content"]):
+                    turn.texts.append(text)
             case {"type": "function_call" | "custom_tool_call"}:
                 self._call(_tool_call(item))
             case {"type": "message"}:
@@ -50,28 +70,20 @@ class _Fold:
         self._end_turn()
         return tuple(self._messages)
 
-    def _think(self, thought: str) -> None:
-        if thought:
-            turn = self._turn_for_words()
-            self._turn = replace(turn, reasoning=_joined(turn.reasoning, thought))
-
-    def _say(self, text: str) -> None:
-        turn = self._turn_for_words()
-        self._turn = replace(turn, content=_joined(turn.content, text))
-
     def _call(self, call: ToolCall) -> None:
-        turn = self._turn or Message("assistant")
-        self._turn = replace(turn, tool_calls=(*turn.tool_calls, call))
+        self._turn = self._turn or _Turn()
+        self._turn.calls.append(call)
         self._names[call.id] = call.name
 
-    def _turn_for_words(self) -> Message:
+    def _turn_for_words(self) -> _Turn:
         """Words after words are another message; words after calls belong to the calls.
 
         The results must find their calls in the message right before them.
         """
-        if self._turn is not None and self._turn.content and not self._turn.tool_calls:
+        if self._turn is not None and self._turn.texts and not self._turn.calls:
             self._end_turn()
-        return self._turn or Message("assistant")
+        self._turn = self._turn or _Turn()
+        return self._turn
 
     def _result(self, item: Item) -> Message:
         call_id = item["call_id"]
@@ -85,12 +97,8 @@ class _Fold:
 
     def _end_turn(self) -> None:
         if self._turn is not None:
-            self._messages.append(self._turn)
+            self._messages.append(self._turn.message())
         self._turn = None
-
-
-def _joined(first: str, second: str) -> str:
-    return f"{first}\n\n{second}" if first and second else first or second
 
 
 def _text(content: str | Iterable[Item]) -> str:
@@ -102,9 +110,12 @@ def _text(content: str | Iterable[Item]) -> str:
 
 def _thought(item: Item) -> str:
     """The fullest version of a thought that the item holds and we can read."""
+    return _text(item["content"]) or _unsealed(item) or _text(item["summary"])
+
+
+def _unsealed(item: Item) -> str:
     sealed = unseal("reasoning", item["encrypted_content"] or "")
-    unsealed = sealed if isinstance(sealed, str) else ""
-    return _text(item["content"]) or unsealed or _text(item["summary"])
+    return sealed if isinstance(sealed, str) else ""
 
 
 def _tool_call(item: Item) -> ToolCall:

@@ -5,8 +5,11 @@ A case is made from a body that can be served by putting one thing into it that 
 
 from __future__ import annotations
 
+import base64
 import copy
+import hashlib
 import json
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -34,6 +37,9 @@ class Case:
 CHAT: Json = {"messages": [{"role": "user", "content": "hi"}]}
 RESPONSE: Json = {"input": "hi"}
 COMPACT: Json = {"model": "demo", "input": "hi"}
+MANY = 100_000
+"""Of something wrong: what is told of it must stay short, and so must the time it takes."""
+MANY_ARGUMENTS: list[tuple[int, Any]] = [(65, 1), (MANY, [])]
 DEEP_LIST: Any = json.loads("[" * 100 + "]" * 100)
 SURROGATE = "\ud800"
 INFINITY = float("inf")
@@ -48,6 +54,19 @@ def schema_of_depth(depth: int) -> Json:
     return schema
 
 
+def namespace(num_tools: int, name: str = "a") -> Json:
+    tools = [{"type": "function", "name": f"f{number}"} for number in range(num_tools)]
+    return {"type": "namespace", "name": name, "tools": tools}
+
+
+def bomb() -> Json:
+    """A compaction of some kilobytes that unfolds into some megabytes."""
+    packed = zlib.compress(b"[" + b" " * 4_000_000 + b"]")
+    digest = hashlib.blake2b(packed, digest_size=16, person=b"compaction").digest()
+    sealed = base64.urlsafe_b64encode(digest + packed).decode()
+    return {"type": "compaction", "encrypted_content": f"v1.{sealed}"}
+
+
 def _of_type(*right: type) -> list[Any]:
     """A value of every type but these."""
     values: list[Any] = ["text", 7, 1.5, True, ["x"], {"a": "b"}]
@@ -56,6 +75,7 @@ def _of_type(*right: type) -> list[Any]:
 
 FUNCTION: Json = {"name": "f", "parameters": {"type": "object"}}
 TOOL: Json = {"type": "function", "function": FUNCTION}
+FLAT_TOOL: Json = {"type": "function", **FUNCTION}
 CALL: Json = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
 CALLING: Json = {"role": "assistant", "tool_calls": [CALL]}
 RESULT: Json = {"role": "tool", "tool_call_id": "call_1", "content": "42"}
@@ -79,8 +99,11 @@ SHARED: list[tuple[str, list[Any]]] = [
     ("parallel_tool_calls", ["x", ["x"], {"a": 1}, 7]),
     ("stream", ["x", ["x"], {"a": 1}, 7]),
     ("enable_thinking", ["x", ["x"], {"a": 1}, 7]),
+    ("keep_alive", ["x", ["x"], {"a": 1}, "1w", "", "9" * 400, INFINITY]),
+    ("return_progress", ["x", ["x"], {"a": 1}, 7]),
     ("max_reasoning_tokens", ["x", ["x"], -1, 1.5, 10**10]),
     ("chat_template_kwargs", ["x", 7, ["x"], {"a": ["x"]}, {"a": {"b": 1}}]),
+    ("chat_template_kwargs", [{str(i): wrong for i in range(n)} for n, wrong in MANY_ARGUMENTS]),
     (
         "structured_outputs",
         [
@@ -246,11 +269,19 @@ def _of_chat() -> Iterator[Case]:
     yield from _posts(path, CHAT, "messages", [[USER, m] for m in BAD_MESSAGES], "messages[1]")
     unanswered = [[USER, CALLING], [USER, CALLING, USER], [USER, CALLING, RESULT, RESULT]]
     yield from _posts(path, CHAT, "messages", unanswered, "messages[")
+    endless = {"role": "assistant", "tool_calls": [CALL] * 1001}
+    wrong_calls = {"role": "assistant", "tool_calls": [7] * MANY}
+    wrong_parts: list[Json] = [{"role": "user", "content": [part] * MANY} for part in (7, {})]
+    for message in (endless, wrong_calls, *wrong_parts):
+        field = next(key for key in message if key != "role")
+        yield from _posts(path, CHAT, "messages", [[message]], f"messages[0].{field}")
+    yield from _posts(path, CHAT, "messages", [[7] * MANY, [{}] * 10_000], "messages")
+    yield from _posts(path, CHAT, "modalities", [[7] * MANY, ["x"] * 1001])
     yield from _posts(path, CHAT, "tools", [[tool] for tool in BAD_TOOLS], "tools[0]")
     named = [{"type": "function", "function": {"name": n}} for n in (7, ["f"], {"f": 1}, "g")]
     named += [
         {"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": t}}
-        for t in ([], [7], [{"function": "f"}], [{"function": {"name": ["f"]}}])
+        for t in ([], [7], [{"function": "f"}], [{"function": {"name": ["f"]}}], [TOOL] * 1001)
     ]
     yield from _posts(path, {**CHAT, "tools": [TOOL]}, "tool_choice", named)
     yield from _strange_texts(path, CHAT, ["model", "user", "reasoning_effort"])
@@ -292,6 +323,15 @@ def _of_responses() -> Iterator[Case]:
     pairs = [{str(i): "x" for i in range(17)}, {"a": 1}, {"a": None}, {"a": ["x"]}, "x", 7, ["x"]]
     yield from _posts(path, RESPONSE, "metadata", pairs)
     yield from _posts(path, RESPONSE, "prompt", ["x", 7, {"id": "pmpt_1"}])
+    yield from _posts(path, RESPONSE, "input", [[7] * MANY], "input")
+    yield from _posts(path, RESPONSE, "include", [[7] * MANY, ["x"] * 1001])
+    yield from _posts(path, RESPONSE, "metadata", [{str(i): 7 for i in range(MANY)}])
+    yield from _posts(path, RESPONSE, "tools", [[namespace(1001)]], "tools[0].tools")
+    two = [namespace(600), namespace(600, "b")]
+    yield from _posts(path, RESPONSE, "tools", [two], "tools[1].tools[400]")
+    many = {"type": "allowed_tools", "mode": "auto", "tools": [{"name": "f"}] * 1001}
+    yield from _posts(path, {**RESPONSE, "tools": [FLAT_TOOL]}, "tool_choice", [many])
+    yield from _posts(path, RESPONSE, "input", [[bomb()], [bomb()] * 500], "input[0].encrypted")
     bad = [{**tool, **tool.pop("function", {})} for tool in copy.deepcopy(BAD_TOOLS)]
     yield from _posts(path, RESPONSE, "tools", [[tool] for tool in bad], "tools[0]")
     yield from _strange_texts(path, RESPONSE, ["model", "input", "instructions"])
@@ -363,13 +403,20 @@ def _of_addresses() -> Iterator[Case]:
             ("DELETE", f"/v1/conversations/{id}"),
             ("GET", f"/v1/conversations/{id}/items"),
             ("GET", f"/v1/models/{id}"),
+            ("GET", f"/conversations/{id}"),
+            ("GET", f"/conversations/{id}/export"),
+            ("DELETE", f"/conversations/{id}"),
         ):
             yield Case(f"{method} {path[:30]} of id {number}", method, path, status=404)
     one = f"/v1/responses/{UNKNOWN_RESPONSE}"
     for query in ("stream=perhaps", "starting_after=x", "stream=true&starting_after=1.5"):
         yield Case(f"GET ?{query}", "GET", f"{one}?{query}", status=422)
-    for query in ("limit=x", "order=up", "limit=1e3", f"limit={'9' * 5000}"):
-        yield Case(f"GET items ?{query[:20]}", "GET", f"{one}/input_items?{query}", status=422)
+    for query in ("limit=x", "order=up", "limit=1e3", f"limit={'9' * 5000}", "limit=", "order="):
+        param = query.partition("=")[0]
+        for where in (f"{one}/input_items", f"/v1/conversations/{UNKNOWN_CONVERSATION}/items"):
+            address = f"{where}?{query}"
+            yield Case(f"GET {where[:20]} ?{query[:20]}", "GET", address, param=param, status=422)
+    yield from _of_the_browser()
     for method, path in (
         ("GET", "/v1/chat/completions"),
         ("PUT", "/v1/chat/completions"),
@@ -381,6 +428,12 @@ def _of_addresses() -> Iterator[Case]:
         ("DELETE", "/health"),
         ("PUT", "/v1/conversations"),
         ("PATCH", f"/v1/conversations/{UNKNOWN_CONVERSATION}"),
+        ("POST", "/conversations"),
+        ("DELETE", "/conversations"),
+        ("PUT", f"/conversations/{UNKNOWN_CONVERSATION}"),
+        ("POST", f"/conversations/{UNKNOWN_CONVERSATION}/export"),
+        ("POST", "/metrics"),
+        ("DELETE", "/metrics"),
         ("TRACE", "/v1/models"),
         ("BREW", "/v1/models"),
     ):
@@ -391,3 +444,24 @@ def _of_addresses() -> Iterator[Case]:
     yield Case("GET up", "GET", "/v1/..%2f..%2fetc/passwd", status=404)
     for number, host in enumerate(("evil.example", "localhost.evil.example", "127.0.0.1.nip.io")):
         yield Case(f"host {number}", "GET", "/health", headers=(("host", host),), status=403)
+
+
+def _of_the_browser() -> Iterator[Case]:
+    """Queries of the conversation browser that mean nothing, and pages that may not look."""
+    for query, status in (
+        *(("limit=x", 422), ("limit=1.5", 422), ("limit=", 422)),
+        *(("limit=0", 400), ("limit=-1", 400), ("limit=101", 400), (f"limit={10**17}", 400)),
+        *(("after=absent", 400), (f"after={UNKNOWN_CONVERSATION}", 400), ("after=%00", 400)),
+        (f"q={'x' * 3000}", 400),
+    ):
+        param = query.partition("=")[0]
+        address = f"/conversations?{query}"
+        yield Case(f"GET {address[:40]}", "GET", address, param=param, status=status)
+    export = f"/conversations/{UNKNOWN_CONVERSATION}/export"
+    for form in ("pdf", "MD", "", "md,json"):
+        address = f"{export}?format={form}"
+        yield Case(f"export as {form}", "GET", address, param="format", status=422)
+    yield Case("export of a branch", "GET", f"{export}?response_id=x", status=404)
+    foreign = (("origin", "https://evil.example"), ("sec-fetch-site", "cross-site"))
+    for path in ("/conversations", f"/conversations/{UNKNOWN_CONVERSATION}", export, "/metrics"):
+        yield Case(f"{path} from elsewhere", "GET", path, headers=foreign, status=403)

@@ -537,6 +537,11 @@ def test_a_missing_or_double_result_of_a_tool_is_a_422_that_names_it(
     "turns",
     [
         [called("a", "b"), result("b"), result("a")],
+        [called("a", "b", "c"), result("b"), result(None), result(None)],
+        [
+            *(called(*(f"{turn}.{number}" for number in range(990))) for turn in range(5)),
+            *(result(f"{turn}.{number}") for turn in range(5) for number in reversed(range(990))),
+        ],
         [called("a", "b"), result(None), result(None)],
         [called(None), result(None), *HI],
         [called("a"), result("a"), called("a"), result("a")],

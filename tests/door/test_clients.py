@@ -23,6 +23,7 @@ from door import open_files
 from door.admission import Admission
 from door.settings import Settings
 from door.websocket import Private
+from door.wire import Wire
 from parts import (
     ContextLengthExceeded,
     Message,
@@ -159,6 +160,35 @@ def test_whoever_does_not_read_a_socket_frees_the_place(
         raw.sendall(frame)
         wait_until(lambda: engine.answers and engine.answers[0].is_cancelled, "it is given up")
         assert is_well(url)
+
+
+# Those that are gone without a word
+
+
+def test_a_connection_is_watched_by_the_operating_system(
+    scripted_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accepted = []
+    made = Wire.connection_made
+
+    def seen(self: Wire, transport: asyncio.Transport) -> None:
+        made(self, transport)
+        accepted.append(transport.get_extra_info("socket"))
+
+    monkeypatch.setattr(Wire, "connection_made", seen)
+    with wire(scripted_url):
+        wait_until(lambda: accepted, "it is accepted")
+        (connection,) = accepted
+        assert connection.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        idle = getattr(socket, "TCP_KEEPIDLE", getattr(socket, "TCP_KEEPALIVE", None))
+        for option, value in (
+            (idle, 60),
+            (getattr(socket, "TCP_KEEPINTVL", None), 15),
+            (getattr(socket, "TCP_KEEPCNT", None), 4),
+            (getattr(socket, "TCP_USER_TIMEOUT", None), 120_000),
+        ):
+            assert option is None or connection.getsockopt(socket.IPPROTO_TCP, option) == value
 
 
 # Those that leave

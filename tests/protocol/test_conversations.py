@@ -638,3 +638,14 @@ def test_expiry_against_continuation_is_refusal_or_success(tmp_path: Path, clock
         sweeper.join()
     assert heard(store, last)[::2] == [str(number) for number in range(200)]
     assert store.num_lost == 0
+
+
+def test_what_was_deleted_is_gone_while_a_response_to_it_is_still_written(store: Store) -> None:
+    id = say(store, "hello")
+    draft = store.begin(previous_response_id=id)
+    tree_id = store.tree_id(id)
+    assert tree_id is not None and store.look(tree_id) is not None
+    store.delete_tree(tree_id)
+    assert store.look(tree_id) is None
+    draft.abandon()
+    assert store.look(tree_id) is None

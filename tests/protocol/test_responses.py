@@ -60,7 +60,7 @@ def test_codex_gets_its_tools_without_the_hosted_one(caplog: pytest.LogCaptureFi
     names = [tool.name for tool in found.prompt.tools]
     assert "exec_command" in names and "multi_agent_v1__spawn_agent" in names
     assert len(names) == 12
-    assert "web_search" in caplog.text
+    assert "left out 1 tools" in caplog.text
     roles = [message.role for message in found.prompt.messages]
     assert roles == ["developer", "developer", "user", "user", "assistant", "tool"]
 
@@ -274,6 +274,10 @@ def test_what_a_custom_tool_is_given(arguments: str, text: str) -> None:
             ["agents__shell"],
         ),
         ({"type": "allowed_tools", "mode": "auto", "tools": [SEARCH]}, []),
+        ({"type": "function", "name": "agents__shell"}, ["agents__shell"]),
+        ({"type": "function", "name": "shell", "namespace": None}, ["agents__shell"]),
+        ({"type": "allowed_tools", "tools": [{**SHELL, "namespace": "others"}]}, []),
+        ({"type": "allowed_tools", "tools": [{**SHELL, "namespace": 7}, 7, {"name": []}]}, []),
     ],
 )
 def test_a_choice_leaves_some_tools(choice: Any, names: list[str]) -> None:
