@@ -33,7 +33,8 @@ SOURCES = {
     "openai/python": "openai-python",
     "asyncopenai/python": "openai-python",
     "openai/js": "openai-node",
-    "codex_cli_rs": "codex",
+    "codex_": "codex",
+    "codex-": "codex",
 }
 """Products by the beginning of their user agents, for those that call themselves otherwise."""
 
