@@ -11,6 +11,7 @@ import difflib
 import os
 import re
 import shlex
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,7 +34,14 @@ class Reading:
         return Reading(self.values | values, self.sources | dict.fromkeys(values, source))
 
 
-class FlagParser(argparse.ArgumentParser):
+class _Exact(argparse.ArgumentParser):
+    """argparse that reads `-ngl` as a flag of that name, not as `-n` with the value `gl`."""
+
+    def _get_option_tuples(self, option_string: str) -> list[Any]:
+        return []
+
+
+class FlagParser(_Exact):
     """argparse, with flags whose values may also come from a file or a variable.
 
     What is written on the command line counts most, then the files (`@name`), then the variables.
@@ -43,6 +51,7 @@ class FlagParser(argparse.ArgumentParser):
         options.setdefault("formatter_class", _OneName)
         super().__init__(allow_abbrev=False, argument_default=argparse.SUPPRESS, **options)
         self._variables: dict[str, argparse.Action] = {}
+        self._ignored: list[argparse.Action] = []
 
     def add_flag(
         self,
@@ -60,6 +69,18 @@ class FlagParser(argparse.ArgumentParser):
         kind = {"action": "store_true"} if convert is None else {"type": convert}
         options = {"help": text, "dest": name_of(flag), **kind, **options}
         self._variables[variable] = self.add_argument(flag, *aliases, **options)
+
+    def add_ignored(self, *flags: str, num_values: int, why: str) -> None:
+        """Add flags that other servers need and this one does not: they are said to be ignored."""
+        action = self.add_argument(
+            *flags,
+            action=_Ignored,
+            nargs=num_values,
+            dest=argparse.SUPPRESS,
+            help=argparse.SUPPRESS,
+            metavar=why,
+        )
+        self._ignored.append(action)
 
     def read(self, argv: Sequence[str]) -> Reading:
         """Read a command line, and files and variables behind it. Exits when it makes no sense."""
@@ -92,7 +113,7 @@ class FlagParser(argparse.ArgumentParser):
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             self.error(f"the flags in {name!r} cannot be read: {reason}")
-        only_flags = argparse.ArgumentParser(
+        only_flags = _Exact(
             prog=f"{self.prog} @{name}",
             add_help=False,
             allow_abbrev=False,
@@ -106,9 +127,9 @@ class FlagParser(argparse.ArgumentParser):
 
     def _bare(self) -> argparse.ArgumentParser:
         """A parser with this one's flags and nothing else."""
-        bare = argparse.ArgumentParser(add_help=False)
+        bare = _Exact(add_help=False)
         bare.error = self.error  # type: ignore[method-assign]
-        for action in self._variables.values():
+        for action in (*self._variables.values(), *self._ignored):
             bare._add_action(action)
         return bare
 
@@ -124,6 +145,19 @@ class FlagParser(argparse.ArgumentParser):
         if action.choices is not None and value not in action.choices:
             self.error(f"{variable} must be one of {', '.join(action.choices)}, not {text!r}")
         return value
+
+
+class _Ignored(argparse.Action):
+    """A flag that does nothing but say so."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        print(f"{option_string} is ignored: {self.metavar}", file=sys.stderr)
 
 
 class _OneName(argparse.RawDescriptionHelpFormatter):

@@ -36,6 +36,13 @@ ALIASES = {
     "--log-level": ("--uvicorn-log-level",),
 }
 """What mlx_lm.server, `vllm serve` and llama-server call the flags that they have too."""
+IGNORED = {
+    ("-ngl", "--gpu-layers", "--n-gpu-layers"): (1, "the whole model is on the device"),
+    ("-t", "--threads"): (1, "MLX chooses its threads"),
+    ("--jinja",): (0, "chat templates are always used"),
+    ("--mlock", "--no-mmap"): (0, "weights are always in memory"),
+}
+"""Flags of llama-server that have nothing to set here: how many values they take, and why."""
 COMMANDS = {
     "chat": "talk to the model in the terminal",
     "connect": "print or write the settings of a client for this server",
@@ -268,6 +275,8 @@ def add_flags(parser: FlagParser, *, hidden: bool = False) -> None:
         _within(float, 1, 86400),
         "seconds without a step, while work waits, after which the engine has failed",
     )
+    for flags, (num_values, why) in IGNORED.items():
+        parser.add_ignored(*flags, num_values=num_values, why=why)
 
 
 class _Flags:

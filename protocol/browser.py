@@ -34,7 +34,8 @@ SOURCES = {
     "asyncopenai/python": "openai-python",
     "openai/js": "openai-node",
     "agents/": "openai-agents",
-    "codex_cli_rs": "codex",
+    "codex_": "codex",
+    "codex-": "codex",
 }
 """Products by the beginning of their user agents, for those that call themselves otherwise."""
 

@@ -1,4 +1,5 @@
-"""The documents tell the truth: every code block of the README runs, lists name what there is."""
+"""The documents tell the truth: their code blocks run, their links lead somewhere, lists name what
+there is."""
 
 from __future__ import annotations
 
@@ -12,12 +13,17 @@ from pathlib import Path
 import pytest
 
 from commands.presets import PRESETS
-from door.settings import ALIASES, COMMANDS
+from door.settings import ALIASES, COMMANDS, IGNORED
 from tests.serving import Running, run, wait_until
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS: list[tuple[str, str]] = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
+PAGES = {
+    path: path.read_text(encoding="utf-8") for path in [ROOT / "README.md", *ROOT.glob("docs/*.md")]
+}
+BLOCKS: list[tuple[str, str]] = [
+    block for text in PAGES.values() for block in re.findall(r"```(\w+)\n(.*?)```", text, re.DOTALL)
+]
 NEVER_RUN = {
     "make test\n": "it is what runs this test",
     "make serve MODEL=mlx-community/Qwen3-8B-4bit\n": "it downloads 4 GB",
@@ -38,8 +44,9 @@ def test_only_known_kinds_of_blocks_are_there() -> None:
 
 
 @pytest.mark.parametrize("block", [b for b in blocks("bash") if not b.startswith("make")])
-def test_a_shell_block_runs(block: str, demo_server: Running) -> None:
-    assert run(["bash", "-euc", on(demo_server, block)], ROOT)
+def test_a_shell_block_runs(block: str, demo_server: Running, tmp_path: Path) -> None:
+    """In a home of its own: some write into a client's file."""
+    assert run(["env", f"HOME={tmp_path}", "bash", "-euc", on(demo_server, block)], ROOT)
 
 
 @pytest.mark.parametrize(
@@ -111,3 +118,18 @@ def test_every_command_and_every_alias_is_in_the_docs() -> None:
         assert [word for word in re.findall(r"`([^`]+)`", row) if word != flag] == list(aliases)
     for client in PRESETS:
         assert f"`{client}`" in page
+    for flag in (flag for flags in IGNORED for flag in flags):
+        assert f"`{flag}`" in page
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_every_link_to_a_file_leads_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)|(?:src|srcset)=\"([^\"]+)\"", PAGES[page]):
+        name, _, anchor = next(filter(None, target)).partition("#")
+        if name.startswith("http"):
+            continue
+        path = (page.parent / name) if name else page
+        assert path.exists(), name
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+            assert anchor in {h.lower().replace(" ", "-") for h in headings}, target

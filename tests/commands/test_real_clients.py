@@ -97,6 +97,9 @@ def test_codex_answers_and_uses_a_tool(place: Place) -> None:
     # What the command says is not looked at: a container may allow no sandbox.
     assert second.messages[-1].role == "tool"
     assert second.messages[-2].tool_calls[0].name == "exec_command"
+    key = {"authorization": f"Bearer {place.key}"}
+    # Codex asks for nothing to be stored, and sends the whole conversation each time.
+    assert httpx.get(f"{place.url}/conversations", headers=key).json()["data"] == []
 
 
 def test_llm_answers(place: Place) -> None:

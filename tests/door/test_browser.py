@@ -395,6 +395,8 @@ def test_what_belongs_to_another_is_not_there(tmp_path: Path) -> None:
         ("Mozilla/5.0 (X11; Linux x86_64) Chrome/150", "page"),
         ("codex_cli_rs/0.5 (Mac)", "codex"),
         ("Agents/Python 0.6.1", "openai-agents"),
+        ("codex_exec/0.171.0 (Debian)", "codex"),
+        ("codex-tui/0.171.0 (Mac)", "codex"),
         ("curl/8.1", "curl"),
         ("<script>", "unknown"),
         ("", "unknown"),

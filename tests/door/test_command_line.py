@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import httpx
@@ -29,10 +30,7 @@ from tests.oracle import assert_envelope
 from tests.scripted import ScriptedEngine
 from tests.serving import ROOT, running, serving, start, wait_until
 
-FLAGS = """--model --host --port --max-tokens --temp --top-p --max-batch --max-queue --ctx-size
---allowed-origins --api-key --chat-template-args --reasoning-format --log-level --adapter-path
---trust-remote-code --drain --prompt-cache-bytes --prompt-cache-dir --prompt-cache-disk-bytes
---max-body --timeout --no-cors --allowed-hosts --api-key-file""".split()
+FLAGS = [f"--{known.name.replace('_', '-')}" for known in fields(Settings)]
 
 
 def run(*argv: str, **env: str) -> subprocess.CompletedProcess[str]:
@@ -114,6 +112,18 @@ def test_every_flag_has_a_variable(flag: str, monkeypatch: pytest.MonkeyPatch) -
         "--timeout": ("9.5", 9.5),
         "--no-cors": ("1", True),
         "--allowed-hosts": ("a.example,.b", ("a.example", ".b")),
+        "--top-k": ("7", 7),
+        "--min-p": ("0.5", 0.5),
+        "--reasoning-budget": ("7", 7),
+        "--conversation-ttl": ("7", 7),
+        "--no-conversation-logs": ("yes", True),
+        "--no-revive": ("on", True),
+        "--log-format": ("json", "json"),
+        "--stall-timeout": ("7", 7),
+        "--idle-unload": ("10m", 600),
+        "--kv-bits": ("8", 8),
+        "--memory-limit": ("12G", 12 * 2**30),
+        "--force": ("true", True),
     }
     text, expected = values.get(flag, ("something", "something"))
     monkeypatch.setenv(environment_name(flag), text)

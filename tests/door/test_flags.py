@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from door.settings import ALIASES, Settings, arguments_of, environment_name, parse
+from door.settings import ALIASES, IGNORED, Settings, arguments_of, environment_name, parse
 
 VALUES = {
     "--max-tokens": ("7", 7),
@@ -55,6 +55,8 @@ def test_values_may_be_written_as_people_write_them(
     [
         (["--prot", "9"], "there is no flag --prot; did you mean --port?"),
         (["--max-batches=9"], "there is no flag --max-batches; did you mean --max-batch?"),
+        (["-ngk", "9"], "there is no flag -ngk; did you mean -ngl?"),
+        (["-n5"], "there is no flag -n5"),
         (["--zzz"], "there is no flag --zzz (--help"),
         (["a/b", "c/d"], "nothing is known of 'c/d'"),
         (["--max-num-seqs", "0"], "--max-batch must be from 1 to 1024, not 0"),
@@ -71,6 +73,18 @@ def test_a_mistake_is_one_sentence(
     assert ended.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert said in line
+
+
+@pytest.mark.parametrize("flag", [flag for flags in IGNORED for flag in flags])
+def test_what_has_nothing_to_set_here_is_ignored_aloud(
+    flag: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    num_values = next(number for flags, (number, _) in IGNORED.items() if flag in flags)
+    words = [flag, *["99"] * num_values]
+    assert parse([*words, "a/b"]) == Settings(model="a/b")
+    assert capsys.readouterr().err.startswith(f"{flag} is ignored: ")
+    (tmp_path / "flags").write_text(" ".join([*words, "--port 9"]))
+    assert parse([f"@{tmp_path / 'flags'}"]).port == 9
 
 
 def test_a_variable_that_makes_no_sense_is_named(
