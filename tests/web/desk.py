@@ -34,6 +34,7 @@ class Place:
             self.store.delete_tree(each.summary.id)
         self.engine.script = says()
         self.engine.refusal = None
+        self.engine.phase, self.engine.may_wake = "ready", None
         self.engine.first_progress = Progress()
 
     def archive_all(self) -> None:

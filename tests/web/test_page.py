@@ -11,7 +11,7 @@ from typing import Any
 
 import openai
 import pytest
-from playwright.sync_api import Browser, CDPSession, Locator, expect
+from playwright.sync_api import Browser, CDPSession, Locator, Route, expect
 
 from door.settings import Settings
 from parts import (
@@ -81,6 +81,18 @@ def test_waiting_has_a_name(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None
     engine.go_on(begin)
     desk.wait_for_end()
     expect(desk.page.get_by_role("progressbar")).to_have_count(0)
+
+
+def test_a_model_that_sleeps_is_said_to_wake(desk: Desk) -> None:
+    engine, wake = desk.place.engine, asyncio.Event()
+    engine.script = says(Text("Good morning."))
+    engine.phase, engine.may_wake = "sleeping", wake
+    desk.write("Hi")
+    expect(desk.state).to_have_text("Waking the model")
+    assert "#resp_" in desk.page.url
+    engine.go_on(wake)
+    desk.wait_for_end()
+    expect(desk.answers).to_have_text("Good morning.")
 
 
 def test_thinking_is_folded_with_its_time_and_tokens(desk: Desk) -> None:
@@ -513,6 +525,46 @@ def test_another_conversation_can_be_read_while_an_answer_is_written(desk: Desk)
     engine.go_on(rest)
     desk.page.get_by_role("link", name="Write slowly").click()
     expect(desk.answers).to_have_text("Slow answer")
+
+
+def test_who_goes_back_is_not_taken_on_by_what_was_on_its_way(desk: Desk) -> None:
+    held: list[Route] = []
+    desk.place.engine.script = echo
+    for text in ("Old", "Other"):
+        create(desk.place.url, text)
+    desk.reload()
+    desk.page.get_by_role("link", name="Old").click()
+    expect(desk.answers).to_have_text("You said: Old")
+    desk.page.route("**/conversations/resp_*", lambda route: held.append(route))
+    with desk.page.expect_request("**/conversations/resp_*"):
+        desk.page.get_by_role("link", name="Other").click()
+    desk.page.go_back()
+    with desk.page.expect_response("**/conversations/resp_*"):
+        held[0].continue_()
+    desk.ask("Go on")
+    assert desk.place.last_said[0] == ("user", "Old")
+    expect(desk.turns).to_have_count(2)
+
+
+def test_an_answer_that_begins_leaves_the_address_of_what_is_being_opened(desk: Desk) -> None:
+    engine, wake, held = desk.place.engine, asyncio.Event(), list[Route]()
+    old = say(desk.place.store, "Old")
+    desk.reload()
+    submit_held: list[Route] = []
+    desk.page.route("**/v1/responses", lambda route: submit_held.append(route))
+    desk.page.route("**/conversations/resp_*", lambda route: held.append(route))
+    engine.script = says(Text("Slow"), wake)
+    with desk.page.expect_request("**/v1/responses"):
+        desk.write("Write slowly")
+    with desk.page.expect_request("**/conversations/resp_*"):
+        desk.page.get_by_role("link", name="Old").click()
+    submit_held[0].continue_()
+    expect(desk.answers).to_contain_text("Slo")
+    held[0].continue_()
+    expect(desk.answers).to_have_text("OLD")
+    assert desk.page.url.endswith(f"#{old}")
+    engine.go_on(wake)
+    expect(desk.titles).to_have_count(2)
 
 
 # Keyboard, sizes, colours
