@@ -64,6 +64,7 @@ def _id_of(value: Any) -> Any:
 Stop = Annotated[str, Field(max_length=1000)]
 Count = Annotated[int, Field(ge=1, le=10**9)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
+Bias = Annotated[dict[str, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=1024)]
 Tools = Annotated[list[dict[str, Any]], Field(max_length=MAX_TOOLS)]
 
 
@@ -79,6 +80,7 @@ class Sampling(Permissive):
     repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
+    logit_bias: Bias | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     seed: int | None = None
     stop: Annotated[list[Stop], Field(max_length=16), BeforeValidator(_listed)] | None = None
@@ -186,10 +188,6 @@ class ChatRequest(Sampling):
     n: Annotated[int, Field(ge=1, le=16)] = 1
     max_tokens: Count | None = None
     max_completion_tokens: Count | None = None
-    logit_bias: (
-        Annotated[dict[str, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=1024)]
-        | None
-    ) = None
     logprobs: bool | None = None
     functions: Tools | None = None
     function_call: str | dict[str, Any] | None = None
