@@ -326,6 +326,10 @@ PATH_TEXT = {
     "format": "`md` to read, `jsonl` for a model, `json` for another server's archive.",
 }
 
+EFFORT = (
+    "`none`, `minimal`, `low`, `medium`, `high` or `xhigh`, said to the model in its own words; "
+    "`none` turns thinking off."
+)
 FIELDS = {
     "model": "Any name: it is echoed back.",
     "stream": "Send the answer while it is made, as server-sent events.",
@@ -362,7 +366,7 @@ FIELDS = {
     "functions": "The older name of `tools`.",
     "ChatRequest.function_call": "The older name of `tool_choice`.",
     "response_format": "`text`, `json_object`, or a `json_schema`; enforced token by token.",
-    "reasoning_effort": "`none` turns thinking off.",
+    "reasoning_effort": EFFORT,
     "modalities": "Only `text`.",
     "audio": "Refused: the model does not speak.",
     "role": "`system`, `developer`, `user`, `assistant` or `tool`.",
@@ -394,7 +398,7 @@ FIELDS = {
     "user": "Echoed.",
     "safety_identifier": "Echoed.",
     "prompt_cache_key": "Echoed: equal prefixes are found without it.",
-    "effort": "`none` turns thinking off.",
+    "effort": EFFORT,
     "summary": "Echoed: thinking is always told in full.",
     "generate_summary": "The older name of `summary`.",
     "TextOptions.format": "`text`, `json_object`, or a `json_schema`; enforced token by token.",

@@ -102,6 +102,7 @@ class Sampling(Permissive):
     repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
+    logit_bias: Biases | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     seed: int | None = None
     stop: (
@@ -245,7 +246,6 @@ class ChatRequest(Sampling):
     n: Annotated[int, Field(ge=1, le=16)] = 1
     max_tokens: Count | None = None
     max_completion_tokens: Count | None = None
-    logit_bias: Biases | None = None
     logprobs: bool | None = None
     functions: Tools | None = None
     function_call: str | dict[str, Any] | None = None

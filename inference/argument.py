@@ -181,6 +181,8 @@ _KNOWN_FORMATS = frozenset("duration ipv6 uri".split())
 
 def _whole(pattern: str) -> str:
     """An expression that is looked for in a text, as one that the whole text matches."""
+    if re.search(r"\(\?<?[=!]|\\[bB]", pattern):
+        raise Inexpressible(f"the pattern {pattern[:100]!r}, which looks around")
     inner = pattern.removeprefix("^")
     is_closed = inner.endswith("$") and not inner.endswith("\\$")
     inner = inner[:-1] if is_closed else inner

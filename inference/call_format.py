@@ -166,7 +166,16 @@ def _has_token(rules: CallRules, text: str) -> bool:
 
 
 def _arguments(rules: CallRules, tool: Tool) -> str:
-    return rules.json(tool.parameters, tool, {"type": "object"})
+    return rules.json({**tool.parameters, "type": "object"}, tool, {"type": "object"})
+
+
+def takes_object(tool: Tool) -> bool:
+    """Whether a tool's parameters allow an object, which the arguments of a call are."""
+    try:
+        found = alternatives(tool.parameters, tool.parameters, is_bare=False)
+    except Inexpressible:
+        return True
+    return "object" in found.types
 
 
 # Formats with an element for each argument

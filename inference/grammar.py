@@ -24,7 +24,7 @@ from llguidance.gbnf_to_lark import any_to_lark
 from llguidance.numpy import fill_next_token_bitmask
 
 from inference.argument import Inexpressible
-from inference.call_format import CallRules, Marks, call_format
+from inference.call_format import CallRules, Marks, call_format, takes_object
 from inference.detokenizer import token_bytes
 from inference.parser import Marker, Markers, ToolParser
 from inference.schema import (
@@ -368,6 +368,14 @@ class Grammars:
             Marks(opening, closing, "") if opening else Marks(self._written_marker(start), closing)
         )
         rules = CallRules(self._say)
+        for tool in tools:
+            if not takes_object(tool):
+                raise InvalidRequest(
+                    f"The arguments of a call are an object, and the parameters of the tool "
+                    f"{tool.name[:64]!r} allow none.",
+                    param="tools",
+                    code="invalid_schema",
+                )
         try:
             calls = self._format.calls(rules, tools, marks, is_one=prompt.max_tool_calls == 1)
         except Inexpressible as error:
@@ -578,17 +586,26 @@ def _escaped(text: str) -> str:
     return slashes_escaped(re.escape(text))
 
 
+REASONS = {
+    "NoExtension": "nothing satisfies it",
+    "panic": "it is too large",
+    "coerce_one_of": "oneOf has options that one value may match at once; anyOf can be enforced",
+    "look-ahead": r"a pattern looks around (look-ahead, look-behind, \b, \B)",
+    "lookarounds": r"a pattern looks around (look-ahead, look-behind, \b, \B)",
+    "regex for float range": "minimum, maximum or multipleOf cannot be followed together",
+    "regex for integer range": "minimum, maximum or multipleOf cannot be followed together",
+}
+"""In our words, what llguidance says in words that mean something to its own users."""
+
+
 def _reason(error: str) -> str:
     """One line of llguidance's word on a grammar; nothing of ours is in it."""
     lines = [line.strip() for line in error.strip().splitlines()]
     if not lines:
         return "it cannot be compiled"
-    if lines[0].startswith("NoExtension"):
-        return "nothing satisfies it"
-    if lines[0].startswith("panic"):
-        return "it is too large"
     # An expression's fault is told below a drawing of it.
-    return next((line for line in lines if line.startswith("error:")), lines[0])[:200]
+    line = next((line for line in lines if line.startswith("error:")), lines[0])
+    return next((ours for theirs, ours in REASONS.items() if theirs in line), line)[:200]
 
 
 def _refused(reason: str, param: str) -> InvalidRequest:

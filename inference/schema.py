@@ -18,6 +18,8 @@ MAX_OPTIONAL = 500
 """Optional properties of one object: the parser considers all of them at once."""
 MAX_PROPERTIES = 2000
 """Properties of all objects together: each costs the compiler half a millisecond."""
+MAX_NUMBER = 10**18
+"""Where bounds of numbers end: those of 64 bits, or of floating point, are not followed further."""
 FORMATS = frozenset("date-time time date duration email hostname ipv4 ipv6 uuid uri".split())
 """Formats of strings that can be enforced; all others say something, and demand nothing."""
 COUNTS = frozenset("minItems maxItems minLength maxLength minProperties maxProperties".split())
@@ -30,6 +32,10 @@ _DATE = (
 _TIME = "[0-9]{2}:[0-9]{2}:[0-5]"
 CALENDAR = {"date": f"^{_DATE}$", "time": f"^{_TIME}", "date-time": f"^{_DATE}[Tt ]{_TIME}"}
 """What llguidance's formats leave out: which years leap, and that most minutes have 60 seconds."""
+UUID = "^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$"
+_LOOKS_AHEAD = re.compile(r"\^\(\?!\^\[(?P<only>[^\]^\\]+)\]\*\$\)(?P<rest>.*)", re.DOTALL)
+SAYING = frozenset("title description default examples deprecated $comment $schema $id".split())
+"""Keywords that demand nothing."""
 ANY_OBJECT: Mapping[str, Any] = {"type": "object"}
 
 
@@ -49,38 +55,94 @@ def why_not(schema: Any) -> str | None:
     return None
 
 
-def adapted(schema: Any) -> Any:
-    """Leave out what demands nothing, or nothing more, where llguidance would refuse it.
+def adapted(schema: Any, root: Any = None) -> Any:
+    """Say a schema as llguidance understands it, and leave out what demands nothing.
 
-    Pydantic names formats of its own; Zod puts beside `email` a pattern that looks around, and
-    says of the names in an object that they are strings.
+    Pydantic and Zod name formats of their own, demand patterns that look around, and say in
+    `propertyNames` which names an object may have.
     """
     if not isinstance(schema, Mapping):
-        return [adapted(s) for s in schema] if isinstance(schema, list) else schema
+        return [adapted(s, root) for s in schema] if isinstance(schema, list) else schema
+    root = schema if root is None else root
     kept = {}
-    for key, value in schema.items():
+    for key, value in _names_listed(schema, root).items():
         match key, value:
             case "format", str() if value not in FORMATS:
                 continue
             case "pattern", str() if "(?" in value and schema.get("format") in FORMATS:
                 if re.search(r"\(\?<?[=!]", value):
                     continue
-            case ("propertyNames", {"type": "string", **rest}) if not rest:
-                continue
             case "uniqueItems", False:
                 continue
+            case "minimum" | "exclusiveMinimum", int() | float() if value < -MAX_NUMBER:
+                value = -MAX_NUMBER
+            case "maximum" | "exclusiveMaximum", int() | float() if value > MAX_NUMBER:
+                value = MAX_NUMBER
             case _, float() if key in COUNTS and value.is_integer():
                 value = int(value)
             case "properties" | "patternProperties" | "$defs" | "definitions", Mapping():
-                value = {name: adapted(child) for name, child in value.items()}
+                value = {
+                    name: child != {"not": {}} and adapted(child, root)  # `never`, in Zod
+                    for name, child in value.items()
+                }
             case "const" | "enum" | "default" | "examples", _:
                 pass
             case _:
-                value = adapted(value)
+                value = adapted(value, root)
         kept[key] = value
     if schema.get("format") in CALENDAR and "pattern" not in schema:
         kept["pattern"] = CALENDAR[schema["format"]]
-    return kept
+    return _without_look_ahead(kept)
+
+
+def _names_listed(schema: Mapping[str, Any], root: Any) -> Mapping[str, Any]:
+    """Say which names an object may have by its properties, where that says the same."""
+    if not isinstance(names := schema.get("propertyNames"), Mapping):
+        return schema
+    if isinstance(path := names.get("$ref"), str):
+        names = referred(path, root)
+    demands = names if isinstance(names, Mapping) else {"$ref": path}
+    demands = {k: v for k, v in demands.items() if k not in SAYING and (k, v) != ("type", "string")}
+    rest = {k: v for k, v in schema.items() if k not in ("propertyNames", "additionalProperties")}
+    value = schema.get("additionalProperties", True)
+    listed = rest.get("properties", {})
+    match demands:
+        case _ if not demands:
+            return {**rest, "additionalProperties": value}
+        case {"enum": [*options]} if len(demands) == 1 and "patternProperties" not in rest:
+            names = [name for name in options if isinstance(name, str)]
+        case {"const": str(name)} if len(demands) == 1 and "patternProperties" not in rest:
+            names = [name]
+        case _ if not listed and "patternProperties" not in rest and (form := _shape(demands)):
+            return {**rest, "patternProperties": {form: value}, "additionalProperties": False}
+        case _:
+            return schema
+    properties = {name: listed.get(name, value) for name in names}
+    return {**rest, "properties": properties, "additionalProperties": False}
+
+
+def _shape(demands: Mapping[str, Any]) -> str | None:
+    """The expression of a name of which these things are demanded, if it is one."""
+    match demands:
+        case {"pattern": str(pattern), **rest} if not rest.keys() - {"format"}:
+            return pattern
+        case {"format": ("uuid" | "date") as form} if len(demands) == 1:
+            return UUID if form == "uuid" else CALENDAR[form]
+        case _ if not demands.keys() - {"minLength", "maxLength"}:
+            return rf"^(.|\n){{{demands.get('minLength', 0)},{demands.get('maxLength', '')}}}$"
+    return None
+
+
+def _without_look_ahead(schema: dict[str, Any]) -> dict[str, Any]:
+    """Take apart the pattern of Pydantic's decimals, which looks ahead for what it must not be.
+
+    What does not consist of certain characters alone has another character somewhere.
+    """
+    found = _LOOKS_AHEAD.fullmatch(str(schema.get("pattern")))
+    if found is None:
+        return schema
+    both = [*schema.get("allOf", ()), {"pattern": f"[^{found['only']}]"}]
+    return {**schema, "pattern": f"^{found['rest']}", "allOf": both}
 
 
 def slashes_escaped(pattern: str) -> str:

@@ -32,7 +32,7 @@ from parts import (
     Usage,
     joined,
 )
-from protocol import constraints
+from protocol import constraints, sampling
 from protocol.sse import HOLE, around_holes, data_event, text_bytes
 from protocol.thinking import ReasoningFormat, Thinking
 from protocol.tools import CUSTOM_ARGUMENT, custom_input, custom_parameters, refuse_too_many
@@ -52,20 +52,6 @@ MEDIA_PARTS = frozenset({"image_url", "input_audio", "file", "image", "input_ima
 
 TEXTS = frozenset({("content",), ("reasoning", "reasoning_content")})
 """The fields of a delta that is text, the same in each."""
-
-_SAMPLING = (
-    "temperature",
-    "top_p",
-    "top_k",
-    "min_p",
-    "repetition_penalty",
-    "presence_penalty",
-    "frequency_penalty",
-    "seed",
-    "max_tokens",
-    "max_reasoning_tokens",
-)
-"""Fields of a request that are fields of `SamplingParams` too."""
 
 
 # Requests
@@ -97,18 +83,17 @@ def read_prompt(body: Mapping[str, Any]) -> Prompt:
 
 def read_sampling(body: Mapping[str, Any], defaults: SamplingParams) -> SamplingParams:
     """Take from a request what it says about sampling, and the rest from `defaults`."""
-    given = {name: body[name] for name in _SAMPLING if body.get(name) is not None}
-    if body.get("max_completion_tokens") is not None:
-        given["max_tokens"] = body["max_completion_tokens"]
-    stop = body.get("stop") or ()
+    given = sampling.read(body)
+    for name in ("max_tokens", "max_completion_tokens"):
+        if body.get(name) is not None:
+            given["max_tokens"] = body[name]
     top_logprobs = body.get("top_logprobs")
     if top_logprobs is not None and not body.get("logprobs"):
         raise InvalidRequest("top_logprobs needs logprobs to be true.", param="top_logprobs")
     return replace(
         defaults,
         **given,
-        stop=(stop,) if isinstance(stop, str) else tuple(s for s in stop if s),
-        logit_bias=_logit_bias(body.get("logit_bias") or {}),
+        stop=sampling.stops(body.get("stop") or ()),
         top_logprobs=(top_logprobs or 0) if body.get("logprobs") else None,
     )
 
@@ -118,15 +103,6 @@ def choices_of(params: SamplingParams, n: int) -> list[SamplingParams]:
     if params.seed is None:
         return [params] * n
     return [replace(params, seed=params.seed + index) for index in range(n)]
-
-
-def _logit_bias(given: Mapping[str, float]) -> dict[int, float]:
-    try:
-        return {int(token): bias for token, bias in given.items()}
-    except ValueError:
-        raise InvalidRequest(
-            "logit_bias maps token ids, written as whole numbers, to biases.", param="logit_bias"
-        ) from None
 
 
 def _refuse_what_is_not_honoured(body: Mapping[str, Any]) -> None:

@@ -11,7 +11,7 @@ from itertools import chain
 from typing import Any
 
 from parts import InvalidRequest, Message, Prompt, SamplingParams, Tool, Unmatched
-from protocol import constraints
+from protocol import constraints, sampling
 from protocol.compaction import expanded
 from protocol.items import Item, Resolve, normalised
 from protocol.tools import Toolbox
@@ -19,19 +19,6 @@ from protocol.transcript import messages
 
 Json = dict[str, Any]
 
-SAMPLING_FIELDS = {
-    "temperature": "temperature",
-    "top_p": "top_p",
-    "top_k": "top_k",
-    "min_p": "min_p",
-    "repetition_penalty": "repetition_penalty",
-    "presence_penalty": "presence_penalty",
-    "frequency_penalty": "frequency_penalty",
-    "seed": "seed",
-    "max_output_tokens": "max_tokens",
-    "max_reasoning_tokens": "max_reasoning_tokens",
-}
-"""Fields of the request, and what `SamplingParams` calls them."""
 DEFAULT_PARAMS = SamplingParams()
 LOGPROBS = "message.output_text.logprobs"
 SEALED_REASONING = "reasoning.encrypted_content"
@@ -90,6 +77,8 @@ def read(
     items = tuple(normalised(body.get("input"), resolve))
     _refuse_unmatched(history, items)
     include = frozenset(map(str, given.get("include", ())))
+    if given.get("top_logprobs"):
+        include |= {LOGPROBS}
     max_tool_calls = _max_tool_calls(given)
     prompt = Prompt(
         messages=constraints.told(_instructed(given, (*history, *items)), constraint),
@@ -141,12 +130,13 @@ def _max_tool_calls(given: Mapping[str, Any]) -> int | None:
 def _sampling(
     given: Mapping[str, Any], defaults: SamplingParams, include: frozenset[str]
 ) -> SamplingParams:
-    fields = {ours: given[name] for name, ours in SAMPLING_FIELDS.items() if name in given}
-    stop = given.get("stop", defaults.stop)
+    fields = sampling.read(given)
+    if "max_output_tokens" in given:
+        fields["max_tokens"] = given["max_output_tokens"]
     return replace(
         defaults,
         **fields,
-        stop=tuple(s for s in ([stop] if isinstance(stop, str) else stop) if s),
+        stop=sampling.stops(given.get("stop", defaults.stop)),
         top_logprobs=given.get("top_logprobs", 0) if LOGPROBS in include else None,
     )
 

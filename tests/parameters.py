@@ -276,7 +276,7 @@ PARAMETERS = (
     P("presence_penalty", 2.0, differs, setting=DIGITS),
     P("frequency_penalty", 2.0, differs, setting=DIGITS),
     P("repetition_penalty", 2.0, differs, setting=WARM),
-    P("logit_bias", {"11": 100}, differs, api="chat"),
+    P("logit_bias", {"11": 100}, differs),
     P("seed", 2, differs, setting=WARM),
     P("stop", ["e"], lambda s, p: "e" not in s.texts[0] and "e" in p.texts[0]),
     P("max_tokens", 3, is_cut, api="chat"),

@@ -82,6 +82,10 @@ RESULT: Json = {"role": "tool", "tool_call_id": "call_1", "content": "42"}
 USER: Json = {"role": "user", "content": "hi"}
 
 # Fields that both APIs have, with what they cannot be.
+BIASES: list[Any] = [
+    *({"x": 1}, {"1": "x"}, {"1": 101}, {"1": -101}, {"1": [1]}, {"1.5": 1}, {"": 1}),
+    *({str(i): 1 for i in range(1025)}, {"1": INFINITY}, {"9" * 5000: 1}),
+]
 SHARED: list[tuple[str, list[Any]]] = [
     ("model", _of_type(str)),
     ("temperature", ["hot", ["x"], {"a": 1}, -0.1, 2.1, 1e300, INFINITY, NOT_A_NUMBER, HUGE]),
@@ -91,6 +95,7 @@ SHARED: list[tuple[str, list[Any]]] = [
     ("repetition_penalty", ["x", ["x"], 0, -1, 11, INFINITY]),
     ("presence_penalty", ["x", ["x"], -2.1, 2.1, INFINITY]),
     ("frequency_penalty", ["x", ["x"], -2.1, 2.1, INFINITY]),
+    ("logit_bias", ["x", 7, ["x"], *BIASES]),
     ("top_logprobs", ["x", ["x"], -1, 21, 10**9, 1.5]),
     ("seed", ["x", ["x"], {"a": 1}, 1.5, INFINITY, HUGE]),
     ("stop", [7, {"a": 1}, [7], [["x"]], [None], ["x"] * 17, ["x" * 1001], "x" * 1001]),
@@ -252,9 +257,6 @@ def _of_chat() -> Iterator[Case]:
     yield from _posts(path, CHAT, "n", ["x", ["x"], 0, -1, 17, 1.5, 10**30])
     for field in ("max_tokens", "max_completion_tokens"):
         yield from _posts(path, CHAT, field, ["x", ["x"], 0, -1, 1.5, 10**10, HUGE, INFINITY])
-    biases = [{"x": 1}, {"1": "x"}, {"1": 101}, {"1": -101}, {"1": [1]}, {"1.5": 1}, {"": 1}]
-    biases += [{str(i): 1 for i in range(1025)}, {"1": INFINITY}, {"9" * 5000: 1}]
-    yield from _posts(path, CHAT, "logit_bias", ["x", 7, ["x"], *biases])
     yield from _posts(path, CHAT, "logprobs", ["x", ["x"], 7])
     yield from _posts(path, CHAT, "top_logprobs", [2], "top_logprobs")
     yield from _posts(path, CHAT, "stream_options", ["x", 7, ["x"], {"include_usage": "x"}])

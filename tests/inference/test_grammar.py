@@ -688,6 +688,41 @@ def test_a_forced_tool_without_strict_is_called_with_an_object_if_need_be(
         guide.accept(token)
 
 
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"type": "string"},
+        {"enum": [1, "a"]},
+        {"anyOf": [{"type": "array"}, {"$ref": "#/$defs/a"}], "$defs": {"a": {"type": "null"}}},
+    ],
+)
+def test_a_tool_whose_arguments_are_no_object_cannot_be_forced(
+    grammars: Grammars, parameters: Any
+) -> None:
+    (tool,) = tools_with([parameters])
+    for asked in (
+        Prompt(HELLO, (tool,), forced_tools=("tool0",)),
+        Prompt(HELLO, (replace(tool, strict=True),)),
+    ):
+        with pytest.raises(InvalidRequest, match="'tool0' allow none") as caught:
+            grammars.guide(asked, [1])
+        assert (caught.value.param, caught.value.code) == ("tools", "invalid_schema")
+    assert grammars.guide(Prompt(HELLO, (tool,)), [1]) is None
+
+
+@pytest.mark.parametrize("parameters", [{"type": ["object", "null"]}, {"title": "Anything"}])
+def test_arguments_that_may_be_an_object_are_one(
+    tokenizer: Any, grammars: Grammars, parameters: Any
+) -> None:
+    prompt = Prompt(HELLO, tools_with([parameters]), UNTHINKING, forced_tools=("tool0",))
+    guide = grammars.guide(prompt, [1])
+    assert guide is not None
+    for token in as_tokens(tokenizer, ["<tool_call>", '\n{"name": "tool0", "arguments": ']):
+        guide.accept(token)
+    starts = {tokenizer.decode([token])[0] for token in allowed(guide)}
+    assert starts == {"{"}
+
+
 def test_calls_in_no_format_that_is_known_are_refused(tokenizer: Any) -> None:
     grammars = Grammars(
         tokenizer, Markers.of(tokenizer), vocab_size=VOCAB, tool_parser=lambda text, tools: {}
@@ -808,6 +843,7 @@ REFUSED: dict[str, tuple[str, Any, str]] = {
         },
         "too large",
     ),
+    "oneOf": ("json", {"oneOf": [{"type": "string"}, {"maxLength": 3}]}, "oneOf has options that"),
     "not": ("json", {"not": {"type": "string"}}, r'\["not"\]'),
     "uniqueItems": ("json", {"type": "array", "uniqueItems": True}, "uniqueItems"),
     "if": ("json", {"if": {"type": "string"}, "then": {"minLength": 2}}, '"if", "then"'),

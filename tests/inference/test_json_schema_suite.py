@@ -79,7 +79,7 @@ def compiled(grammars: Grammars, schema: Any) -> Any:
     )
     guide = grammars.guide(prompt, [1])
     assert guide is not None
-    return guide._fresh
+    return guide._matcher
 
 
 def writings(value: Any) -> Iterator[str]:

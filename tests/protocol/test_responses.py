@@ -107,6 +107,8 @@ def test_sampling_comes_from_the_request_or_the_defaults() -> None:
     found = read({"input": "a", "top_p": 0.5, "seed": 3}, model="demo", defaults=defaults).params
     assert found == SamplingParams(temperature=0.1, top_k=5, stop=("END",), top_p=0.5, seed=3)
     assert request(stop="x").params.stop == ("x",)
+    assert request(logit_bias={"5": -100}).params.logit_bias == {5: -100}
+    assert refused(logit_bias={"five": 1}).param == "logit_bias"
     assert request(temperature=0).params.temperature == 0
 
 
@@ -136,11 +138,13 @@ def test_no_calls_allowed_means_no_tools() -> None:
     assert request(tools=[WEATHER], max_tool_calls=0).prompt.tools == ()
 
 
-def test_logprobs_are_given_when_included() -> None:
+def test_logprobs_are_given_when_included_or_asked_for() -> None:
     included = request(include=["message.output_text.logprobs"], top_logprobs=3)
     assert included.gives_logprobs and included.params.top_logprobs == 3
     assert request(include=["message.output_text.logprobs"]).params.top_logprobs == 0
-    assert request(top_logprobs=3).params.top_logprobs is None
+    asked = request(top_logprobs=3)
+    assert asked.gives_logprobs and asked.params.top_logprobs == 3
+    assert request(top_logprobs=0).params.top_logprobs is None
 
 
 # Refusals
