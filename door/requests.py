@@ -85,6 +85,8 @@ def _id_of(value: Any) -> Any:
 Stop = Annotated[str, Field(max_length=1000)]
 Count = Annotated[int, Field(ge=1, le=10**9)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
+Bias = Annotated[float, Field(ge=-100, le=100)]
+Biases = Annotated[dict[str, Bias], BeforeValidator(_few(1024))]
 Tools = Annotated[list[dict[str, Any]], Field(max_length=MAX_TOOLS, fail_fast=True)]
 Names = Annotated[list[str], Field(max_length=MAX_TOOLS, fail_fast=True)]
 TemplateArgs = Annotated[dict[str, str | int | float | bool], BeforeValidator(_few(MAX_ARGUMENTS))]
@@ -227,10 +229,6 @@ class StreamOptions(Permissive):
     """What a stream holds beside the answer."""
 
     include_usage: bool = False
-
-
-Bias = Annotated[float, Field(ge=-100, le=100)]
-Biases = Annotated[dict[str, Bias], BeforeValidator(_few(1024))]
 
 
 class ChatRequest(Sampling):
