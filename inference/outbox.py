@@ -20,6 +20,11 @@ SHORTEST_WAIT_S, LONGEST_WAIT_S = 0.008, 0.025
 """Seconds. Nobody reads so fast; and what comes after a pause does not wait at all."""
 
 
+def seconds_between_pieces(num_running: int) -> float:
+    """What a stream waits at least for its next piece, beside so many others."""
+    return min(max(num_running * WAIT_PER_STREAM_S, SHORTEST_WAIT_S), LONGEST_WAIT_S)
+
+
 class Outbox:
     """News by sequence, in the order in which they came. Belongs to the GPU thread."""
 
@@ -33,8 +38,8 @@ class Outbox:
 
     def is_due(self, now: float, num_running: int) -> bool:
         """Whether it is time to hand over what there is. `now` is monotonic, in seconds."""
-        wait = min(max(num_running * WAIT_PER_STREAM_S, SHORTEST_WAIT_S), LONGEST_WAIT_S)
-        return bool(self._news) and (not num_running or now - self._last_taken >= wait)
+        is_time = now - self._last_taken >= seconds_between_pieces(num_running)
+        return bool(self._news) and (not num_running or is_time)
 
     def take(self) -> list[tuple[Sequence, News]]:
         """Give what there is, each sequence's parts in one piece."""

@@ -6,15 +6,19 @@ leaves may keep the machine. Measured, because machines differ a thousandfold.
 
 from __future__ import annotations
 
+import math
+
+from inference.outbox import seconds_between_pieces
+
 
 class Pace:
     """Learns from every step how long a decode step takes, and a chunk of so many tokens."""
 
     ALONE_S = 0.25
     """Seconds for one chunk when nobody else is running."""
-    SHARED_STEPS = 1.6
-    """Decode steps that one chunk may last when others are running: a stream's pause is one more.
-    """
+    PAUSE = 2.6
+    """How many times as long a stream may wait for a piece while a chunk is computed. Readers see
+    pieces, not steps: where a piece holds several steps, a chunk may be so much longer."""
     SMALLEST, LARGEST = 32, 4096
     """Tokens."""
     FIRST = 128
@@ -34,7 +38,7 @@ class Pace:
         """The size of the next chunk."""
         if not self._longest:
             return self._bounded(self.FIRST)
-        seconds = self.SHARED_STEPS * self._step_s if num_running else self.ALONE_S
+        seconds = self._seconds_beside(num_running) if num_running else self.ALONE_S
         at_once, per_token = self._chunk.fit()
         num_tokens = max(seconds - at_once, self.WORTH * at_once) / per_token
         mean = self._chunk.mean
@@ -42,6 +46,11 @@ class Pace:
             # Chunks of one size do not tell what is paid at once and what for each token.
             num_tokens = 1.5 * mean
         return self._bounded(min(num_tokens, self.LEAP * self._longest))
+
+    def _seconds_beside(self, num_running: int) -> float:
+        """What a chunk may take: a pause, less the decode step that follows it."""
+        num_steps = max(math.ceil(seconds_between_pieces(num_running) / self._step_s), 1)
+        return (self.PAUSE * num_steps - 1) * self._step_s
 
     def _bounded(self, num_tokens: float) -> int:
         return int(min(max(num_tokens, self.SMALLEST), self.LARGEST))

@@ -23,11 +23,17 @@ def served(pace: Pace, *, step_s: float, at_once: float, per_token: float) -> in
     return num_tokens
 
 
-def test_a_chunk_takes_as_long_as_the_steps_it_stands_for() -> None:
+def test_a_chunk_and_a_step_take_no_longer_than_a_pause_may() -> None:
     pace = Pace()
     found = served(pace, step_s=0.1, at_once=0.0, per_token=0.001)
-    assert found == pytest.approx(100 * Pace.SHARED_STEPS, rel=0.1)
+    assert found == pytest.approx(100 * (Pace.PAUSE - 1), rel=0.1)
     assert pace.num_tokens(0) == pytest.approx(1000 * Pace.ALONE_S, rel=0.1)
+
+
+def test_a_fast_stream_is_read_in_pieces_and_a_chunk_may_take_as_long_as_these() -> None:
+    piece_s = 3 * 0.003  # the least that there are between two pieces is 8 ms
+    found = served(Pace(), step_s=0.003, at_once=0.0, per_token=1e-5)
+    assert found == pytest.approx((Pace.PAUSE * piece_s - 0.003) / 1e-5, rel=0.1)
 
 
 def test_a_slow_machine_computes_little_at_a_time() -> None:
