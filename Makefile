@@ -64,11 +64,11 @@ $(BIN)/python:
 	@$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.serve-ready: requirements.txt | $(BIN)/python
-	@echo "Installing what the server needs (once)."
+	@echo "Installing what the server needs: 400 MB, once, which may take some minutes."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@
 
 $(VENV)/.test-ready: requirements.txt requirements-dev.txt | $(BIN)/python
-	@echo "Installing what the tests need (once)."
+	@echo "Installing what the tests need: 1 GB, once, which may take some minutes."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $@ $(VENV)/.serve-ready

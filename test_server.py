@@ -15,7 +15,10 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import httpx
+try:
+    import httpx
+except ImportError:
+    sys.exit("This client needs httpx: pip install httpx")
 
 Check = Callable[[httpx.Client], str]
 CHECKS: list[Check] = []

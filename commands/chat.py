@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from commands.remote import Remote, reached
 from commands.table import aligned
+from door.log import progress_line
 from door.settings import Settings
-from parts import ServerError
+from parts import Progress, ServerError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -46,13 +47,15 @@ class Talk:
     def ask(self, text: str) -> None:
         """Ask, and print the answer while it comes. Raises `ServerError`."""
         asked = [*self.again, {"role": "user", "content": text}]
-        body: dict[str, Any] = {"input": asked, **self.options}
+        body: dict[str, Any] = {"input": asked, "return_progress": True, **self.options}
         if self.last_id:
             body["previous_response_id"] = self.last_id
         printed = Printed(self.console)
         try:
-            with contextlib.closing(self.server.events("/v1/responses", body)) as events:
-                for event in events:
+            with contextlib.ExitStack() as ends:
+                ends.callback(printed.stop_waiting)
+                events = contextlib.closing(self.server.events("/v1/responses", body))
+                for event in ends.enter_context(events):
                     self._take(event, printed)
         except KeyboardInterrupt:
             said = [{"role": "assistant", "content": printed.said}] if printed.said else []
@@ -63,6 +66,12 @@ class Talk:
 
     def _take(self, event: dict[str, Any], printed: Printed) -> None:
         match event["type"]:
+            case "response.progress":
+                printed.wait(
+                    Progress(
+                        event["num_ahead"], event["processed"], event["total"], event["cached"]
+                    )
+                )
             case "response.output_text.delta":
                 printed.said += event["delta"]
                 printed.add(event["delta"], "")
@@ -105,9 +114,29 @@ class Printed:
     """The answer so far, without its thoughts."""
     usage: dict[str, Any] = field(default_factory=dict)
     is_cut: bool = False
+    is_waiting: bool = False
+
+    def wait(self, progress: Progress) -> None:
+        """Say how far the prompt is, in a line that goes when the answer begins."""
+        if self.console.is_terminal:
+            self.stop_waiting()
+            self.console.print(progress_line(progress), style="dim", end="", highlight=False)
+            self.is_waiting = True
+
+    def stop_waiting(self) -> None:
+        """Take that line away."""
+        from rich.control import Control
+        from rich.segment import ControlType
+
+        if self.is_waiting:
+            self.console.control(
+                Control(ControlType.CARRIAGE_RETURN, (ControlType.ERASE_IN_LINE, 2))
+            )
+            self.is_waiting = False
 
     def add(self, text: str, style: str) -> None:
         """Print more; thoughts and words are set apart by an empty line."""
+        self.stop_waiting()
         if self.first_s is None:
             self.first_s = time.perf_counter() - self.began
         elif style != self.style:

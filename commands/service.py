@@ -164,8 +164,9 @@ def _install(installation: Installation, server: remote.Remote) -> int:
     with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
         file.write(installation.text)
     path.chmod(0o600)
-    print(f"Written to {path}. It starts with your login from now on.")
+    print(f"Written to {path}.")
     _run(installation.install)
+    print("It starts with your login from now on.")
     if _until(lambda: remote.is_there(server, timeout=LOOK_S), START_S):
         print(f"It runs: {server.url}. {installation.hint}")
     else:

@@ -193,6 +193,8 @@ def _written(value: Any) -> str:
             return json.dumps(value)
         case tuple():
             return ",".join(value)
+        case math.inf:
+            return "never"
     return str(value)
 
 

@@ -5,6 +5,7 @@ REGENERATE_GOLDEN=1 makes these tests write `golden/*.txt` anew; look at what `g
 
 from __future__ import annotations
 
+import asyncio
 import re
 import shutil
 import signal
@@ -19,10 +20,11 @@ import pytest
 from door.log import banner
 from door.settings import COMMANDS
 from inference.sizes import in_words, suggested
-from parts import ModelCard
+from parts import ModelCard, Progress, Text
 from tests import hub as hubs
 from tests.commands.terminal import Terminal, Tmux, assert_fits, compare, rows, without_numbers
 from tests.conftest import DEMO
+from tests.scripted import ScriptedEngine, says
 from tests.serving import PATIENCE_S
 
 HALF = r"^ *46% ━"
@@ -134,19 +136,35 @@ def test_a_download_that_is_half_done(
     compare(name, without_numbers(said).rstrip() + "\n")
 
 
-def test_tmux_shows_what_the_terminal_shows(tmp_path: Path, opened: list[Terminal]) -> None:
+@pytest.mark.parametrize("argv", [["--help"], ["doctor", "--conversation-logs", "logs"]])
+def test_tmux_shows_what_the_terminal_shows(
+    argv: list[str], tmp_path: Path, opened: list[Terminal]
+) -> None:
     if not shutil.which("tmux"):
         pytest.skip("there is no tmux here")
-    argv = ["doctor", "--conversation-logs", "logs", "--port", "0"]
+    argv = [*argv, "--port", "0"]
     said = capture(opened, argv, tmp_path).end()
-    variables = {"HOME": str(tmp_path), "LC_ALL": "C.UTF-8", "NO_COLOR": "1"}
-    tmux = Tmux(argv, tmp_path, variables)
+    tmux = Tmux(argv, tmp_path, {"HOME": str(tmp_path), "LC_ALL": "C.UTF-8", "NO_COLOR": "1"})
     try:
         drawn = tmux.end()
     finally:
         tmux.close()
     wanted = rows(said)
     assert drawn[: len(wanted)] == wanted
+
+
+def test_a_chat_says_how_far_the_prompt_is(
+    engine: ScriptedEngine, scripted_url: str, tmp_path: Path, opened: list[Terminal]
+) -> None:
+    begin = asyncio.Event()
+    engine.script = says(begin, Text("Hello"))
+    engine.first_progress = Progress(num_computed=340, num_prompt=1000)
+    terminal = capture(opened, ["chat", "Hi", "--port", scripted_url.rpartition(":")[2]], tmp_path)
+    terminal.wait_for(lambda seen: "reading 34 % of 1,000 tokens" in seen, "how far it is")
+    engine.go_on(begin)
+    said = terminal.end()
+    assert said.startswith("Hello\n5 tokens, ")
+    assert "reading" not in said
 
 
 def test_a_chat_starts_a_server_of_its_own(tmp_path: Path, opened: list[Terminal]) -> None:
