@@ -52,11 +52,11 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import uvicorn
 from fastapi import FastAPI, Request, Response
@@ -107,6 +107,8 @@ from protocol.sse import DONE, data_event, json_bytes
 from protocol.thinking import ReasoningFormat
 
 log = logging.getLogger("mlx_server")
+
+T = TypeVar("T")
 
 
 # The application
@@ -162,7 +164,8 @@ def create_app(settings: Settings, engine: Engine, store: Store | None = None) -
         # As long as the streams get: what is made in the background has no connection to wait for.
         await engine.stop(settings.drain)
         await app.state.runs.end()
-        await asyncio.to_thread(store.flush)
+        if num_lost := await asyncio.to_thread(store.flush):
+            log.error("%d conversations could not be archived and are lost", num_lost)
 
     app = FastAPI(
         title="MLX server",
@@ -214,12 +217,21 @@ def _store(settings: Settings) -> Store:
 
 async def _archive(store: Store) -> None:
     """Learn what the archive holds, then take to it what is over, until the server stops."""
-    await asyncio.to_thread(store.open)
-    while await asyncio.to_thread(store.index_some) is False:
+    await _tried(store.open)
+    while await _tried(store.index_some) is False:
         pass
     while True:
         await asyncio.sleep(min(ARCHIVE_EVERY_S, max(store.ttl / 4, 0.05)))
-        await asyncio.to_thread(store.sweep)
+        await _tried(store.sweep)
+
+
+async def _tried(work: Callable[[], T]) -> T | None:
+    """Do file work. Whatever goes wrong, there is a next time: this task must not end."""
+    try:
+        return await asyncio.to_thread(work)
+    except Exception as error:
+        log.error("the archive failed: %s", door_log.told(error))
+        return None
 
 
 async def _watch(app: FastAPI, engine: Engine) -> None:

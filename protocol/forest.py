@@ -259,6 +259,12 @@ class Forest:
             self._put(tree)
         except OSError:
             return False
+        except Exception as error:  # one that cannot be written must not keep others from it
+            log.error("conversation %s cannot be written: %s", tree.id, type(error).__name__)
+            with self._memory:
+                if live in self._trees:
+                    self._trees.touch(live, self._clock())
+            return False
         live.saved_version = version
         return True
 

@@ -49,6 +49,33 @@ class Running:
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(PATIENCE_S)
 
+    def complaints(self) -> list[str]:
+        """The errors in its log, and what follows them."""
+        return complaints(self.log.read_text(errors="replace"))
+
+    def is_port_free(self) -> bool:
+        """Whether somebody else could listen where it listened."""
+        with contextlib.closing(socket.socket()) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", int(self.base_url.rpartition(":")[2])))
+            except OSError:
+                return False
+        return True
+
+
+QUIET_LINE = re.compile(r"\d\d:\d\d:\d\d [DIW] ")
+
+
+def complaints(log: str) -> list[str]:
+    """What a log has of errors: their lines, and whatever is no line of the log's own.
+
+    A traceback is told without that word, as lines of its own; so is all that other programs and
+    the interpreter print. The banner, which ends with an empty line, is no complaint.
+    """
+    lines = [line for line in log.splitlines() if line.strip() and not QUIET_LINE.match(line)]
+    return [line for line in lines if "File " in line or not line.startswith("  ")]
+
 
 def run(argv: list[str], cwd: Path) -> str:
     """Run a program to its end, this environment's tools before others; what it printed."""
@@ -76,15 +103,19 @@ def wait_until(look: Any, what: str) -> Any:
 
 
 def start(
-    folder: Path, *flags: str, env: Mapping[str, str] | None = None, model: str | Path | None = None
+    folder: Path,
+    *flags: str,
+    env: Mapping[str, str] | None = None,
+    model: str | Path | None = None,
+    program: Path = ROOT / "server.py",
 ) -> Running:
-    """Start `server.py` on a free port; return when it has opened it."""
+    """Start `server.py`, or a program like it, on a free port; return when it can serve."""
     log = folder / f"server-{time.monotonic_ns()}.log"
     chosen = ["--conversation-logs", str(folder / "conversation_logs")]
     chosen += [] if model is None else ["--model", str(model)]
     with log.open("wb") as stderr:
         process = subprocess.Popen(
-            [sys.executable, str(ROOT / "server.py"), "--port", "0", *chosen, *flags],
+            [sys.executable, str(program), "--port", "0", *chosen, *flags],
             stdout=stderr,
             stderr=stderr,
             cwd=folder,
