@@ -449,6 +449,10 @@ def test_a_client_that_gives_functions_gets_a_function_call(
             {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
             "messages[0].content[0]",
         ),
+        (
+            {"messages": [{"role": "user", "content": [{"video_url": {"url": "http://x"}}]}]},
+            "messages[0].content[0]",
+        ),
     ],
 )
 def test_what_is_not_honoured_is_refused_by_name(
