@@ -128,7 +128,7 @@ def _tools(body: Mapping[str, Any]) -> tuple[Tool, ...]:
         return ()
     names = _chosen(choice)
     chosen = tools if names is None else tuple(t for t in tools if t.name in names)
-    if _demands_call(body) and not chosen:
+    if not chosen and (names or _demands_call(body)):
         raise InvalidRequest("It demands a tool that is not among the tools.", param="tool_choice")
     return chosen
 

@@ -165,7 +165,9 @@ class Toolbox:
     def _allowed(self, choice: Mapping[str, Any]) -> tuple[Tool, ...]:
         tools = choice.get("tools")
         found = tuple(self._named(tools if isinstance(tools, list) else ()))
-        if choice.get("mode") == "required":
+        # Hosted tools are left out, as among the definitions.
+        kinds = [tool.get("type") for tool in tools or () if isinstance(tool, Mapping)]
+        if choice.get("mode") == "required" or "function" in kinds:
             self._demand(found)
         return found
 

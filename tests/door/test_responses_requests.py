@@ -261,6 +261,17 @@ def test_a_compaction_gives_up_its_oldest_turns_also_when_it_is_continued() -> N
         ({"tool_choice": {"type": "web_search"}}, "tool_choice"),
         ({"tool_choice": {"mode": "auto"}}, "tool_choice"),
         ({"tool_choice": "perhaps"}, "tool_choice"),
+        (
+            {
+                "tools": [WEATHER],
+                "tool_choice": {
+                    "type": "allowed_tools",
+                    "mode": "auto",
+                    "tools": [{"type": "function", "name": "absent"}],
+                },
+            },
+            "tool_choice",
+        ),
         ({"text": {"format": {"type": "yaml"}}}, "text.format"),
         ({"text": {"format": {"type": "json_schema", "name": "x"}}}, "text.format"),
         ({"text": {"format": {"name": "x"}}}, "text.format.type"),
