@@ -368,7 +368,7 @@ class ContextLengthExceeded(InvalidRequest):
 
 
 class Unmatched(InvalidRequest):
-    """Holds a tool's result that answers no call."""
+    """Holds a tool's result that answers no call, or a call that has none."""
 
 
 class NotFound(Refused):

@@ -124,9 +124,12 @@ class Sampling(Permissive):
 
 
 class ContentPart(BaseModel):
-    """A part of a message; the kinds that are not text are refused by name later."""
+    """A part of a message; the kinds that are not text are refused by name later.
 
-    model_config = ConfigDict(extra="ignore")
+    What a part holds that has no type says what it is, so nothing of it is left out here.
+    """
+
+    model_config = ConfigDict(extra="allow")
     type: str = "text"
     text: str | None = None
     refusal: str | None = None

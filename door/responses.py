@@ -86,7 +86,9 @@ class Responses:
         history = draft.recall() if past is None else past
         try:
             request = self.read(body, history, draft.owner)
-            if is_warm_up:
+            if not is_warm_up:
+                responses.refuse_unanswered(history, request.items)
+            else:
                 request = replace(request, params=replace(request.params, max_tokens=1))
             has_to_wait = self.engine.status.waiting > 0
             submit = functools.partial(self._submit, request, history, body.get("keep_alive"))

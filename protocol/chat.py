@@ -33,6 +33,7 @@ from parts import (
     joined,
 )
 from protocol import constraints, sampling
+from protocol.items import refuse_media
 from protocol.sse import HOLE, around_holes, data_event, text_bytes
 from protocol.thinking import ReasoningFormat, Thinking
 from protocol.tools import CUSTOM_ARGUMENT, custom_input, custom_parameters, refuse_too_many
@@ -48,8 +49,6 @@ ROLES: Mapping[str, Role] = {
     "tool": "tool",
     "function": "tool",
 }
-MEDIA_PARTS = frozenset({"image_url", "input_audio", "file", "image", "input_image", "input_file"})
-
 TEXTS = frozenset({("content",), ("reasoning", "reasoning_content")})
 """The fields of a delta that is text, the same in each."""
 
@@ -131,7 +130,7 @@ def _tools(body: Mapping[str, Any]) -> tuple[Tool, ...]:
         return ()
     names = _chosen(choice)
     chosen = tools if names is None else tuple(t for t in tools if t.name in names)
-    if _demands_call(body) and not chosen:
+    if not chosen and (names or _demands_call(body)):
         raise InvalidRequest("It demands a tool that is not among the tools.", param="tool_choice")
     return chosen
 
@@ -232,12 +231,7 @@ def _content(content: str | Sequence[Mapping[str, Any]] | None, index: int) -> s
         return content or ""
     texts = []
     for number, part in enumerate(content):
-        if part.get("type") in MEDIA_PARTS:
-            raise InvalidRequest(
-                f"This model reads text only; it cannot take a part of type {part['type']!r}.",
-                param=f"messages[{index}].content[{number}]",
-                code="unsupported_content",
-            )
+        refuse_media(part, f"messages[{index}].content[{number}]")
         text = part.get("text") or part.get("refusal")
         texts.append(text if isinstance(text, str) else "")
     return "".join(texts)

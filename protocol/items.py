@@ -26,9 +26,11 @@ ROLES = frozenset({"user", "assistant", "system", "developer"})
 STATUSES = frozenset({"in_progress", "completed", "incomplete"})
 PHASES = frozenset({"commentary", "final_answer"})
 MEDIA_PARTS = frozenset(
-    {"input_image", "image_url", "image", "computer_screenshot", "input_video", "video_url"}
-    | {"input_file", "file", "input_audio", "audio", "output_audio"}
+    {"input_image", "image_url", "image", "image_file", "computer_screenshot"}
+    | {"input_video", "video_url", "video", "input_audio", "audio_url", "audio", "output_audio"}
+    | {"input_file", "file_url", "file_data", "file_id", "file"}
 )
+"""Types of parts that are no text, and keys by which one without a type is known."""
 IMPLIED_KINDS = {
     "role": "message",
     "output": "function_call_output",
@@ -65,6 +67,18 @@ def normalised(
     return items
 
 
+def refuse_media(part: Mapping[str, Any], where: str) -> None:
+    """Raise `InvalidRequest` for a part that a model which reads text cannot take."""
+    kind = part.get("type")
+    for name in (kind,) if kind else part:
+        if isinstance(name, str) and name in MEDIA_PARTS:
+            raise InvalidRequest(
+                f"This model reads text only; it cannot take a part of type {name!r}.",
+                param=where,
+                code="unsupported_content",
+            )
+
+
 def _item(given: Any, where: str, resolve: Resolve | None) -> Item | None:
     if isinstance(given, str):
         given = {"role": "user", "content": given}
@@ -86,6 +100,7 @@ def _item(given: Any, where: str, resolve: Resolve | None) -> Item | None:
         case "item_reference":
             return _item(_resolved(given, where, resolve), where, None)
         case kind:
+            refuse_media(given, where)
             log.debug("skipped an item of type %r", kind[:64])
             return None
 
@@ -165,15 +180,11 @@ def _parts(content: Any, where: str, part: Part) -> list[Item]:
 
 
 def _part(given: Any, where: str, part: Part) -> Item | None:
+    if isinstance(given, Mapping):
+        refuse_media(given, where)
     match given:
         case str():
             return part(given)
-        case {"type": str(kind)} if kind in MEDIA_PARTS:
-            raise InvalidRequest(
-                f"This model reads text only; it cannot take a part of type {kind!r}.",
-                param=where,
-                code="unsupported_content",
-            )
         case {"type": "refusal", "refusal": str(refusal)}:
             is_answer = part is output_text
             return {"type": "refusal", "refusal": refusal} if is_answer else part(refusal)

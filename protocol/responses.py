@@ -179,6 +179,33 @@ def _refuse_unmatched(history: Iterable[Item], items: Iterable[Item]) -> None:
                 answered.add(id)
 
 
+def refuse_unanswered(history: Iterable[Item], items: Iterable[Item]) -> None:
+    """See that every call has its result before the user speaks again, and before an answer.
+
+    A call that was cut short cannot be answered.
+
+    Raises:
+        Unmatched: one has none.
+    """
+    waiting: dict[str, None] = {}
+    past = ((False, item) for item in expanded(history))
+    for is_new, item in chain(past, ((True, item) for item in expanded(items))):
+        match item:
+            case {"type": "function_call" | "custom_tool_call", "status": "completed"}:
+                waiting[item["call_id"]] = None
+            case {"type": "function_call_output" | "custom_tool_call_output"}:
+                waiting.pop(item["call_id"], None)
+            case {"type": "message", "role": "user"}:
+                _refuse_waiting(waiting if is_new else ())
+                waiting.clear()
+    _refuse_waiting(waiting)
+
+
+def _refuse_waiting(waiting: Iterable[str]) -> None:
+    for id in waiting:
+        raise Unmatched(f"No tool output found for function call {id[:64]}.", param="input")
+
+
 def _unmatched(id: str, is_answered: bool) -> Unmatched:
     if is_answered:
         return Unmatched(f"The call {id[:64]!r} has a result already.", param="input")

@@ -176,7 +176,9 @@ class Toolbox:
         tools = tools if isinstance(tools, list) else []
         refuse_too_many(len(tools), "tool_choice")
         found = tuple(self._named(tools))
-        if choice.get("mode") == "required":
+        # Hosted tools are left out, as among the definitions.
+        kinds = [tool.get("type") for tool in tools if isinstance(tool, Mapping)]
+        if choice.get("mode") == "required" or "function" in kinds:
             self._demand(found)
         return found
 

@@ -14,7 +14,7 @@ from websockets.sync.client import connect
 from door.settings import Settings
 from parts import Reasoning, Text, ToolArguments, ToolCall
 from server import create_app
-from tests.door.asking import Json, create, told
+from tests.door.asking import Json, told
 from tests.oracle import assert_envelope
 from tests.protocol import captures
 from tests.protocol.captures import PATHS, name_of
@@ -37,7 +37,9 @@ def send(url: str, path: Path, **changes: Any) -> httpx.Response:
     body = {**captured["body"], **changes}
     if "previous_response_id" in body and name_of(path) not in REFUSED:
         said = [{"role": "user", "content": "Hello!"}, *captures.calls_of(body)]
-        body["previous_response_id"] = create(url, said, max_output_tokens=1)["id"]
+        made = httpx.post(f"{url}/v1/conversations", json={"items": said}, timeout=60)
+        body["conversation"] = made.json()["id"]
+        del body["previous_response_id"]
     kept = {k: v for k, v in captured["headers"].items() if k != "content-length"}
     return httpx.post(
         url + captured["path"],

@@ -434,6 +434,12 @@ def test_a_client_that_gives_functions_gets_a_function_call(
     assert engine.prompts[-1].forced_tools == ("f",)
 
 
+ALLOWED_NONE = {
+    "type": "allowed_tools",
+    "allowed_tools": {"mode": "auto", "tools": [{"type": "function", "function": {"name": "g"}}]},
+}
+
+
 @pytest.mark.parametrize(
     ("body", "param"),
     [
@@ -442,11 +448,16 @@ def test_a_client_that_gives_functions_gets_a_function_call(
         ({"structured_outputs": {"regex": "a", "choice": ["a"]}}, "structured_outputs"),
         ({"tool_choice": "required"}, "tool_choice"),
         ({"tool_choice": "sometimes"}, "tool_choice"),
+        ({"tool_choice": ALLOWED_NONE, "tools": [{"type": "web_search"}]}, "tool_choice"),
         ({"modalities": ["text", "audio"]}, "modalities"),
         ({"top_logprobs": 3}, "top_logprobs"),
         ({"logit_bias": {"x": 1}}, "logit_bias"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
+            "messages[0].content[0]",
+        ),
+        (
+            {"messages": [{"role": "user", "content": [{"video_url": {"url": "http://x"}}]}]},
             "messages[0].content[0]",
         ),
     ],

@@ -8,12 +8,20 @@ from typing import Any
 import pytest
 
 from door.settings import Settings
-from parts import ContextLengthExceeded, Message, Prompt, SamplingParams, ToolCall
+from parts import (
+    ContextLengthExceeded,
+    Message,
+    Prompt,
+    SamplingParams,
+    Text,
+    ToolArguments,
+    ToolCall,
+)
 from protocol.sealed import seal
 from server import create_app
 from tests.door.asking import WEATHER, create, post, refusal, response_of, text_of
 from tests.oracle import assert_envelope
-from tests.scripted import ScriptedAnswer, ScriptedEngine
+from tests.scripted import ScriptedAnswer, ScriptedEngine, says
 from tests.serving import serving
 
 HELLO = {"role": "user", "content": "hi"}
@@ -33,9 +41,12 @@ RESULT = {"type": "function_call_output", "call_id": "c1", "output": "o"}
         ([CALL, {**RESULT, "call_id": "c2"}], "No tool call found .* c2"),
         ([RESULT, CALL], "No tool call found"),
         ([CALL, RESULT, RESULT], "'c1' has a result already"),
+        ([HELLO, CALL], "No tool output found for function call c1"),
+        ([CALL, HELLO, RESULT], "No tool output found for function call c1"),
+        ([CALL, {**CALL, "call_id": "c2"}, RESULT, HELLO], "No tool output found .* c2"),
     ],
 )
-def test_a_result_that_answers_no_call_is_refused(
+def test_calls_and_results_that_do_not_match_are_refused(
     scripted_url: str, engine: ScriptedEngine, items: list[Any], said: str
 ) -> None:
     answer = post(scripted_url, input=items)
@@ -48,12 +59,29 @@ def test_a_result_that_answers_no_call_is_refused(
 def test_a_result_may_answer_a_call_of_an_earlier_turn(
     scripted_url: str, engine: ScriptedEngine
 ) -> None:
-    first = create(scripted_url, [HELLO, CALL])
+    engine.script = says(ToolCall("c1", "f"), ToolArguments("{}"))
+    first = create(scripted_url, [HELLO])
+    engine.script = says(Text("Done."))
+    unanswered = post(scripted_url, input=[HELLO], previous_response_id=first["id"])
+    assert unanswered.status_code == 422 and len(engine.prompts) == 1
     answered = create(scripted_url, [RESULT], previous_response_id=first["id"])
     assert engine.prompts[-1].messages[-1].role == "tool"
     again = post(scripted_url, input=[RESULT], previous_response_id=answered["id"])
     assert again.status_code == 422
     assert create(scripted_url, [CALL, RESULT], previous_response_id=answered["id"])
+
+
+def test_words_may_stand_between_a_call_and_its_result(scripted_url: str) -> None:
+    said = {"role": "assistant", "content": "I look."}
+    told = {"role": "developer", "content": "Be brief."}
+    assert create(scripted_url, [HELLO, CALL, said, told, RESULT, HELLO])
+
+
+def test_a_call_that_was_cut_needs_no_result(scripted_url: str, engine: ScriptedEngine) -> None:
+    assert create(scripted_url, [HELLO, {**CALL, "status": "incomplete"}, HELLO])
+    engine.script = says(ToolCall("c1", "f"), ToolArguments("{"), reason="length")
+    cut = create(scripted_url, [HELLO])
+    assert create(scripted_url, [HELLO], previous_response_id=cut["id"])
 
 
 def test_items_of_every_kind_reach_the_engine(scripted_url: str, engine: ScriptedEngine) -> None:
@@ -235,6 +263,17 @@ def test_a_compaction_gives_up_its_oldest_turns_also_when_it_is_continued() -> N
         ({"tool_choice": {"type": "web_search"}}, "tool_choice"),
         ({"tool_choice": {"mode": "auto"}}, "tool_choice"),
         ({"tool_choice": "perhaps"}, "tool_choice"),
+        (
+            {
+                "tools": [WEATHER],
+                "tool_choice": {
+                    "type": "allowed_tools",
+                    "mode": "auto",
+                    "tools": [{"type": "function", "name": "absent"}],
+                },
+            },
+            "tool_choice",
+        ),
         ({"text": {"format": {"type": "yaml"}}}, "text.format"),
         ({"text": {"format": {"type": "json_schema", "name": "x"}}}, "text.format"),
         ({"text": {"format": {"name": "x"}}}, "text.format.type"),

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parts import InvalidRequest, Message, ToolCall
-from protocol.items import STATUSES, normalised
+from protocol import chat
+from protocol.items import MEDIA_PARTS, STATUSES, normalised
 from protocol.sealed import seal, unseal
 from protocol.transcript import messages
 from tests.protocol import captures
@@ -125,6 +126,18 @@ def test_media_is_refused_by_its_place(kind: str, field: str) -> None:
         normalised([USER, media])
     assert refusal.value.code == "unsupported_content"
     assert refusal.value.param == f"input[1].{field}[{1 if field == 'content' else 0}]"
+
+
+@pytest.mark.parametrize("kind", sorted(MEDIA_PARTS))
+def test_media_is_refused_whatever_it_is_called_and_wherever_it_stands(kind: str) -> None:
+    for part in ({"type": kind}, {kind: {"url": "data:"}}):
+        for item, place in ((part, "input[0]"), ({**USER, "content": [part]}, ".content[0]")):
+            with pytest.raises(InvalidRequest, match="reads text only.*" + kind) as refusal:
+                normalised([item])
+            assert str(refusal.value.param).endswith(place)
+        with pytest.raises(InvalidRequest, match="reads text only.*" + kind) as refusal:
+            chat.read_prompt({"messages": [{"role": "user", "content": [part]}]})
+        assert refusal.value.param == "messages[0].content[0]"
 
 
 @pytest.mark.parametrize(
