@@ -15,6 +15,8 @@ export class Sidebar {
     this.onfault = onfault;
     this.query = "";
     this.entries = [];
+    this.rows = new Map();
+    this.days = {};
     this.active = null;
     this.turn = 0;
     let waiting = 0;
@@ -86,15 +88,12 @@ export class Sidebar {
   }
 
   show(found) {
+    const days = Map.groupBy(this.entries, (entry) => dayOf(entry.updated_at * 1000));
     const groups = [];
-    let name = null;
-    for (const entry of this.entries) {
-      const day = dayOf(entry.updated_at * 1000);
-      if (day !== name) {
-        name = day;
-        groups.push(h("h2", {}, day), h("ul", {}));
-      }
-      groups.at(-1).append(this.row(entry));
+    for (const [day, entries] of days) {
+      const { heading, list } = (this.days[day] ??= { heading: h("h2", {}, day), list: h("ul") });
+      groups.push(heading, list);
+      days.set(day, { list, rows: entries.map((entry) => this.rowOf(entry)) });
     }
     if (!groups.length)
       groups.push(
@@ -118,16 +117,29 @@ export class Sidebar {
           "There is more than one search reads: older ones were not looked at.",
         ),
       );
-    this.replace(groups);
+    this.keepFocus(() => {
+      for (const { list, rows } of days.values()) place(list, rows);
+      place(this.list, groups);
+    });
     this.mark(this.active);
   }
 
-  /** Put other elements into the list. Whoever is in it with the keyboard stays where they are. */
-  replace(groups) {
+  /** Whoever is in the list with the keyboard stays where they are. */
+  keepFocus(change) {
     const focused = this.list.contains(document.activeElement) ? document.activeElement : null;
     const id = focused?.closest(".row")?.dataset.id;
-    this.list.replaceChildren(...groups);
+    change();
     if (id) this.list.querySelector(`[data-id="${id}"] ${focused.localName}`)?.focus();
+  }
+
+  /** The row of an entry: the one that is there, as long as it says the same. */
+  rowOf(entry) {
+    const said = JSON.stringify([entry, dayOf(entry.updated_at * 1000)]);
+    const known = this.rows.get(entry.id);
+    if (known?.said === said) return known.element;
+    const element = this.row(entry);
+    this.rows.set(entry.id, { said, element });
+    return element;
   }
 
   row(entry) {
@@ -227,6 +239,20 @@ export class Sidebar {
 
   step(event) {
     stepThrough(event, [...this.list.querySelectorAll("a")]);
+  }
+}
+
+/**
+ * Let an element have these children. Those that are there already are not touched: a click begins
+ * and ends on the same element, also when the list changes in between.
+ */
+function place(parent, children) {
+  const kept = new Set(children);
+  for (const child of [...parent.children]) if (!kept.has(child)) child.remove();
+  let at = parent.firstElementChild;
+  for (const child of children) {
+    if (child === at) at = at.nextElementSibling;
+    else parent.insertBefore(child, at);
   }
 }
 
