@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -15,7 +16,16 @@ from inference.engine import Engine, LoadedModel
 from inference.memory import Budget
 from inference.parser import Markers, Parser
 from inference.sequence import Sequence
-from parts import Memory, Message, ModelCard, Part, Prompt, SamplingParams, TokenLogprob
+from parts import (
+    Memory,
+    Message,
+    ModelCard,
+    Part,
+    Prompt,
+    SamplingParams,
+    TokenLogprob,
+    Unavailable,
+)
 from tests.demo import END, VOCAB_SIZE
 from tests.inference.spoken import Folded, folded
 
@@ -181,3 +191,48 @@ async def whole(answer: Answer) -> Folded:
 def played(scene: Coroutine[Any, Any, None]) -> None:
     """Play a scene to its end. What hangs fails; a busy machine may take its time."""
     asyncio.run(asyncio.wait_for(scene, 60))
+
+
+TEXTS = ["abc", "once upon a time", "x", "hello there", "1 2 3 4 5"]
+
+
+class Broken(Exception):
+    """What a stepper raises here."""
+
+
+class Pause:
+    """Holds the GPU thread at a call, until the test lets it go on."""
+
+    def __init__(self, name: str, count: int = 1) -> None:
+        self._at = (name, count)
+        self._reached, self._go = threading.Event(), threading.Event()
+
+    def __call__(self, call: Call) -> None:
+        if (call.name, call.count) == self._at:
+            self._reached.set()
+            assert self._go.wait(30)
+
+    async def reached(self) -> None:
+        assert await asyncio.to_thread(self._reached.wait, 30)
+
+    def go_on(self) -> None:
+        self._go.set()
+
+
+async def outcomes(engine: Engine, texts: list[str]) -> list[Folded | BaseException]:
+    answers = [await refused_or_taken(engine, text) for text in texts]
+    waiting = [whole(answer) for answer in answers if isinstance(answer, Answer)]
+    found = iter(await asyncio.gather(*waiting, return_exceptions=True))
+    return [next(found) if isinstance(answer, Answer) else answer for answer in answers]
+
+
+async def refused_or_taken(engine: Engine, text: str) -> Answer | Unavailable:
+    try:
+        return await submit(engine, text)
+    except Unavailable as refusal:
+        return refusal
+
+
+def text_of(outcome: Folded | BaseException) -> str:
+    assert isinstance(outcome, Folded), outcome
+    return outcome.text
