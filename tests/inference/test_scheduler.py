@@ -72,9 +72,8 @@ def test_only_one_prompt_is_computed_at_a_time(tokenizer: Any) -> None:
 
 def test_who_waits_is_told_so_and_who_is_read_is_not(tokenizer: Any) -> None:
     scheduler = Scheduler(max_batch=2, max_queue=4)
-    first, second, third = (make_sequence(tokenizer) for _ in range(3))
-    for sequence in (first, second, third):
-        scheduler.add(sequence)
+    first, second, third = (make_sequence(tokenizer, length) for length in (2, 3, 4))
+    scheduler.add([first, second, third])
 
     def seen() -> list[tuple[str, int]]:
         found = map(scheduler.progress, (first, second, third))
