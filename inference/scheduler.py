@@ -58,7 +58,7 @@ class Scheduler:
         num_prompt = len(sequence.prompt)
         with contextlib.suppress(ValueError, RuntimeError):  # it may leave the queue meanwhile
             num_ahead = self.waiting.index(sequence)
-            has_place = self.prefilling is None and self._has_room_for(sequence, [])
+            has_place = not self.prefilling and self._has_room_for(sequence, [])
             is_next = num_ahead == 0 and has_place
             return Progress(num_ahead, 0, num_prompt, stage="reading" if is_next else "waiting")
         num_computed = min(sequence.num_computed, num_prompt)
