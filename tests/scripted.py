@@ -38,6 +38,11 @@ def says(*parts: Step, reason: str = "stop", usage: Usage | None = None) -> Scri
     return lambda prompt, params: [*parts, last]
 
 
+def echo(prompt: Prompt, params: SamplingParams) -> list[Step]:
+    """Answer with what was asked."""
+    return says(Text(f"You said: {prompt.messages[-1].content}"))(prompt, params)  # type: ignore[return-value]
+
+
 class ScriptedAnswer:
     def __init__(self, steps: Iterable[Step]) -> None:
         self._steps = list(steps)
