@@ -138,7 +138,7 @@ def test_samples_run_as_they_stand(docs: Page, engine: ScriptedEngine) -> None:
 def test_search_finds_endpoints_by_their_fields_and_the_keyboard_is_enough(docs: Page) -> None:
     docs.keyboard.press("/")
     expect(docs.locator("#search")).to_be_focused()
-    docs.keyboard.type("logit_bias answer")
+    docs.keyboard.type("max_completion_tokens answer")
     expect(docs.locator("article:visible")).to_have_count(1)
     expect(docs.locator("#found")).to_have_text("1 found")
     docs.keyboard.press("Tab")
