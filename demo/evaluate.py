@@ -125,7 +125,7 @@ def answer_of(reply: dict[str, Any]) -> Answer:
     choice = reply["choices"][0]
     message = choice["message"]
     calls = tuple(
-        Call(call["function"]["name"], json.loads(call["function"]["arguments"]))
+        Call(call["function"]["name"], _arguments(call["function"]["arguments"]))
         for call in message.get("tool_calls") or ()
     )
     return Answer(
@@ -135,6 +135,14 @@ def answer_of(reply: dict[str, Any]) -> Answer:
         reply["usage"]["completion_tokens"],
         choice["finish_reason"] != "length",
     )
+
+
+def _arguments(text: str) -> Any:
+    """What a call was given; the text itself where the model wrote no JSON, which is never right."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 def wire_messages(probe: Probe) -> list[Message]:
