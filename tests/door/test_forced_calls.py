@@ -1,4 +1,4 @@
-"""Two hundred calls that must come, of a model that knows nothing: all valid, streamed and whole."""
+"""Two hundred calls that a model which knows nothing is made to make: valid, streamed and whole."""
 
 from __future__ import annotations
 

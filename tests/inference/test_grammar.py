@@ -305,7 +305,10 @@ def chosen_schemas() -> list[tuple[int, dict[str, Any]]]:
 def check_answers(
     schemas: Sequence[dict[str, Any]], answers: Sequence[Folded], max_tokens: int
 ) -> None:
-    """What ended is valid, what did not was cut at its limit, and enough of them ended."""
+    """What ended is valid, what did not was cut at its limit, and most of them ended.
+
+    Those that do not are lists and texts without a bound, which a model may be at a loss to end.
+    """
     num_whole = 0
     for schema, answer in zip(schemas, answers, strict=True):
         assert answer.finish is not None
@@ -317,7 +320,7 @@ def check_answers(
         else:
             assert (reason_of(answer), num_tokens) == ("length", max_tokens)
     print(f"{num_whole} of {len(schemas)} answers are whole")
-    assert num_whole > 0.4 * len(schemas)
+    assert num_whole > 0.6 * len(schemas)
 
 
 def test_answers_of_a_model_that_knows_nothing_are_valid_or_cut(
@@ -337,17 +340,18 @@ def test_answers_of_a_model_that_knows_nothing_are_valid_or_cut(
 
 
 def test_answers_of_the_demo_model_are_valid_or_cut() -> None:
-    chosen = chosen_schemas()
+    chosen, max_tokens = chosen_schemas(), 96
     prompts = [prompt_for("json", schema) for _, schema in chosen]
     params = [
-        SamplingParams(temperature=1.0, top_p=1.0, max_tokens=48, seed=seed) for seed, _ in chosen
+        SamplingParams(temperature=1.0, top_p=1.0, max_tokens=max_tokens, seed=seed)
+        for seed, _ in chosen
     ]
 
     async def scene() -> None:
         engine = await started(DEMO, max_queue=len(chosen), max_batch=64)
         found = await all_answered(engine, prompts, params)
         await engine.stop()
-        check_answers([schema for _, schema in chosen], found, 48)
+        check_answers([schema for _, schema in chosen], found, max_tokens)
 
     asyncio.run(asyncio.wait_for(scene(), 900))
 
