@@ -11,7 +11,8 @@ NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$p -c '$(NEW_ENOUGH)' >/dev/null 2>&1 && echo $$p && break; done)
 
-.PHONY: serve test test-browser test-clients screenshots bench soak lint types format clean
+.PHONY: serve test test-browser test-clients test-schemas screenshots bench soak lint types format \
+	clean
 
 serve: $(VENV)/.serve-ready
 	@$(BIN)/python server.py $(if $(MODEL),--model $(MODEL)) $(ARGS)
@@ -35,8 +36,13 @@ screenshots: $(VENV)/.test-ready
 	@$(BIN)/python -m tests.web.screenshots
 	@$(BIN)/python -m tests.commands.pictures
 
+# The demo model answers five hundred schemas, of which the suite takes some: a few minutes.
+test-schemas: $(VENV)/.test-ready
+	@ALL_SCHEMAS=1 $(BIN)/python -m pytest -p no:xdist -s tests/inference/test_grammar.py \
+		-k test_answers_of_the_demo_model
+
 # Half an hour: many clients for ten minutes, fifty servers killed, thousands of odd requests.
-soak: $(VENV)/.test-ready
+soak: test-schemas
 	@$(BIN)/python -m tests.soak --seconds 600
 	@$(BIN)/python -m tests.kill --rounds 50
 	@ODD_REQUESTS=9000 $(BIN)/python -m pytest tests/bad_input/test_schema.py

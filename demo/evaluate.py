@@ -138,7 +138,7 @@ def answer_of(reply: dict[str, Any]) -> Answer:
 
 
 def _arguments(text: str) -> Any:
-    """What a call was given; the text itself where the model wrote no JSON, which is never right."""
+    """What a call was given; the text itself where it is no JSON, which is never right."""
     try:
         return json.loads(text)
     except ValueError:

@@ -33,6 +33,7 @@ from inference.argument import (
     literal,
     written,
 )
+from inference.tool_call import HERMES, KIMI_K2, MISTRAL, Shape
 from parts import Tool
 
 Say = Callable[[str], str]
@@ -79,8 +80,8 @@ class CallFormat:
 
     is_typed = False
     """Whether it writes the type of an argument beside it, or quotes around a string."""
-    is_json = False
-    """Whether it is `{"name": …, "arguments": …}`, which can be given while it is written."""
+    shape: Shape | None = None
+    """How a call begins and ends that can be given while it is written."""
     has_bare_text = False
     """Whether arguments are texts whose types only the schema tells."""
     name_pattern = r"[\w.:/-]+"
@@ -121,7 +122,7 @@ class Marks:
 class JsonTools(CallFormat):
     """Hermes, Qwen."""
 
-    is_json = True
+    shape = HERMES
     name_pattern = r"(.|\n)+"
 
     def call(self, rules: CallRules, tool: Tool) -> str:
@@ -130,6 +131,8 @@ class JsonTools(CallFormat):
 
 
 class KimiK2(CallFormat):
+    shape = KIMI_K2
+
     def section(self, rules: CallRules, call: str, marks: Marks, *, is_one: bool) -> str:
         begin, end = rules.say("<|tool_call_begin|>"), rules.say("<|tool_call_end|>")
         one = rules.rule(f"{begin} {call} {end}")
@@ -144,6 +147,7 @@ class KimiK2(CallFormat):
 class Mistral(CallFormat):
     """With `[ARGS]` where the vocabulary has it, else as a list of JSON objects."""
 
+    shape = MISTRAL
     name_pattern = r"[\w-]+"
 
     def section(self, rules: CallRules, call: str, marks: Marks, *, is_one: bool) -> str:

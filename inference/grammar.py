@@ -7,6 +7,7 @@ with plain MLX operations, which work on every device.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import logging
@@ -275,6 +276,13 @@ class Grammars:
         self._ll: LLTokenizer | None = None
         self._blank: frozenset[int] | None = None
         self._format = call_format(tool_parser or tokenizer.tool_parser)
+
+    def warm_up(self) -> None:
+        """Read the vocabulary, which holds everybody up while it lasts."""
+        with contextlib.suppress(InvalidRequest):
+            self._tokens  # noqa: B018
+        if self._markers.think_end is not None:
+            self._blank_tokens  # noqa: B018
 
     def guide(
         self, prompt: Prompt, tokens: Sequence[int], *, max_reasoning_tokens: int | None = None

@@ -30,6 +30,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+DECIDING = frozenset({".json", ".jinja", ".model", ".txt", ".safetensors"})
+"""Kinds of files that have a part in what a model says."""
+SMALL = 32 * 2**20
+"""Bytes of a file that is read whole to name a model."""
 DEFAULT_CONTEXT = 8192
 """Tokens, for a model that does not say how many it can read."""
 
@@ -147,13 +151,18 @@ def load(options: LoadOptions) -> LoadedModel:
         log.warning("the model may not fit into memory: nothing is refused for want of it")
         budget = memory.Budget()
     memory.check_room(budget, window)
+    grammars.warm_up()
     return LoadedModel(
         card=ModelCard(
             name=options.name,
             context_window=window,
             thinking=template.can_think,
             tools=template.can_call_tools,
-            fingerprint=_fingerprint(options, version("mlx"), version("mlx-lm")),
+            fingerprint=_fingerprint(
+                options,
+                *map(version, ("mlx", "mlx-lm", "llguidance")),
+                f"{mx.default_device()} {device.get('device_name')}",
+            ),
             num_bytes=weight_bytes(options.folder),
             sampling_defaults=_sampling_defaults(options.folder),
         ),
@@ -307,13 +316,31 @@ def _sampling_defaults(folder: Path) -> dict[str, float]:
     return {k: v for k, v in numbers.items() if (v <= 1 if k == "min_p" else v == int(v))}
 
 
-def _fingerprint(options: LoadOptions, *versions: str) -> str:
-    """Name what, besides a request and its seed, decides the answer."""
-    digest = hashlib.sha256(repr((versions, sorted(options.template_args.items()))).encode())
-    digest.update(str(options.adapter_path).encode())
-    for path in [options.folder / "config.json", *weight_files(options.folder)]:
-        digest.update(f"{path.name}:{path.stat().st_size}".encode())
+def _fingerprint(options: LoadOptions, *facts: str) -> str:
+    """Name what, besides a request and its seed, decides the answer.
+
+    A copy of a model has the name of the model: neither places nor times are looked at.
+    """
+    settings = (sorted(options.template_args.items()), options.kv_bits)
+    digest = hashlib.sha256(repr((facts, settings)).encode())
+    adapter = [Path(options.adapter_path)] if options.adapter_path else []
+    for folder in (options.folder, *adapter):
+        for path in sorted(p for p in folder.iterdir() if p.suffix in DECIDING):
+            digest.update(f"{path.name}:{path.stat().st_size}".encode())
+            digest.update(_sample(path))
     return f"fp_{digest.hexdigest()[:12]}"
+
+
+def _sample(path: Path) -> bytes:
+    """What a file holds, or some of it when that is much."""
+    size, parts = path.stat().st_size, []
+    with path.open("rb") as file:
+        if size <= SMALL:
+            return hashlib.sha256(file.read()).digest()
+        for at in range(0, size, size // 64):
+            file.seek(at)
+            parts.append(file.read(4096))
+    return b"".join(parts)
 
 
 def _reason(error: Exception, options: LoadOptions) -> str:

@@ -108,13 +108,11 @@ class Parser:
         self._tool_parser = tool_parser if tools else None
         self._held = ""
         """Text of which it is not yet known what it is: part of a marker, or white space."""
-        self._is_json_format = self._format is not None and self._format.is_json
-        self._call = JsonCall()
         self._ids: set[str] = set()
         """Of the calls so far."""
+        self._call = self._new_section()
         self._skips_space = is_thinking
-        self.num_calls = 0
-        """Calls that have been given whole."""
+        self._num_closed = 0
         self.section: Section = "reasoning" if is_thinking else "start"
 
     def add(self, token: int) -> list[Part]:
@@ -126,6 +124,11 @@ class Parser:
         if marker not in self._expected():  # it comes too late, after what was held back
             return [*parts, *self._take(marker.text)]
         return [*parts, *self._cross(marker)]
+
+    @property
+    def num_calls(self) -> int:
+        """Calls that have been given whole."""
+        return self._num_closed + self._call.num_whole
 
     @property
     def num_held(self) -> int:
@@ -178,7 +181,7 @@ class Parser:
         elif self.section == "reasoning":
             self.section, self._skips_space = "content", True
         else:
-            self.section, self._call = "tool", JsonCall()
+            self.section = "tool"
 
     # Text
 
@@ -252,22 +255,23 @@ class Parser:
         yield from self._continue_call(text[:certain])
         return ""
 
+    def _new_section(self) -> JsonCall:
+        return JsonCall(self._format.shape if self._format else None, self._opened)
+
     def _continue_call(self, text: str) -> Iterator[Part]:
-        if self._is_json_format:
-            yield from self._call.add(text)
-        else:
-            self._call.text += text
+        return self._call.add(text)
 
     def _close_call(self, *, is_complete: bool, is_cut: bool = False) -> Iterator[Part]:
         self.section, self._skips_space = "content", True
-        if self._call.is_certain:
-            self.num_calls += not is_cut
-            yield from self._call.close()
+        section, self._call = self._call, self._new_section()
+        if section.is_certain:
+            self._num_closed += section.num_whole if is_cut else section.num_given
+            yield from section.close()
             return
-        text = self._call.text
+        text = section.text
         # Some of mlx-lm's parsers make a call with fewer arguments of one that is cut short.
         calls = [] if is_cut else self._parsed(text)
-        self.num_calls += len(calls)
+        self._num_closed += len(calls)
         if not calls:
             log.warning("the model wrote a tool call that cannot be parsed; it is given as text")
             self._skips_space = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +27,26 @@ settings.load_profile("patient")
 def float32_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo model in float32, where batched and solo answers are equal to the last bit."""
     return demo.in_float32(tmp_path_factory.mktemp("demo-float32"))
+
+
+@pytest.fixture(scope="session")
+def random_model(float32_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that knows nothing: random weights, with the demo model's tokenizer."""
+    import mlx.core as mx
+    from mlx.utils import tree_flatten
+    from mlx_lm.models.qwen3 import Model, ModelArgs
+
+    folder = tmp_path_factory.mktemp("random")
+    for path in float32_model.iterdir():
+        if path.suffix == ".json":
+            (folder / path.name).write_bytes(path.read_bytes())
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"hidden_size": 32, "num_hidden_layers": 1, "intermediate_size": 32, "head_dim": 8}
+    (folder / "config.json").write_text(json.dumps(config))
+    mx.random.seed(1)
+    weights = dict(tree_flatten(Model(ModelArgs.from_dict(config)).parameters()))
+    mx.save_safetensors(str(folder / "model.safetensors"), weights, {"format": "mlx"})
+    return folder
 
 
 @pytest.fixture(scope="session")

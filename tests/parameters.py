@@ -140,6 +140,8 @@ class Parameter:
     """`streamed`, when it means nothing for a whole answer."""
     why: str = ""
     """Why it is ignored, or what else is worth knowing."""
+    proof: str = ""
+    """The test that shows it is honoured, where no answer can."""
     setting: Mapping[str, Any] = field(default_factory=dict)
     """What else stands in both requests, with and without the parameter."""
 
@@ -291,10 +293,11 @@ PARAMETERS = (
     P("reasoning_effort", "none", stops_thinking, api="chat", setting=THINKING),
     P("reasoning.effort", "none", stops_thinking, api="responses", setting=THINKING),
     P("reasoning.summary", "auto", api="responses", why="thinking is always shown in full"),
+    P("reasoning.generate_summary", "auto", api="responses", why="the older name of summary"),
     P("enable_thinking", False, stops_thinking, setting=THINKING),
     P("chat_template_kwargs", {"enable_thinking": False}, stops_thinking, setting=THINKING),
-    P("keep_alive", "10m", lambda s, p: s.texts == p.texts,
-      why="seen in `/health`, after the answer"),
+    P("keep_alive", "10m", why="seen in `/health`, after the answer",
+      proof="tests.door.test_durations.test_a_request_says_how_long_the_model_stays"),
     P("max_reasoning_tokens", 2, lambda s, p: len(s.reasoning) < len(p.reasoning),
       setting={**THINKING, **ROOM}),
     # Structured output
@@ -355,6 +358,8 @@ def behaviour(parameter: Parameter, url: str, api: str, is_stream: bool) -> str:
     assert seen.status == 200, (parameter.name, seen.object)
     if parameter.root == "stream" and not is_stream:
         return HONOURED if not seen.is_stream else IGNORED
+    if parameter.proof:
+        return HONOURED
     if parameter.shows and parameter.shows(seen, _plain(url, api, json.dumps(without))):
         return HONOURED
     return ECHOED if _echo(seen.object, parameter.name) == body[parameter.root] else IGNORED

@@ -31,11 +31,12 @@ def test_the_flag(text: str, expected: float) -> None:
     assert parse(["--idle-unload", text]).idle_unload == expected
 
 
+@pytest.mark.parametrize("is_stream", [False, True])
 @pytest.mark.parametrize("path", ["chat/completions", "responses"])
 def test_a_request_says_how_long_the_model_stays(
-    scripted_url: str, engine: ScriptedEngine, path: str
+    scripted_url: str, engine: ScriptedEngine, path: str, is_stream: bool
 ) -> None:
-    said = {"messages": [{"role": "user", "content": "Hi"}], "input": "Hi"}
+    said = {"messages": [{"role": "user", "content": "Hi"}], "input": "Hi", "stream": is_stream}
     url = f"{scripted_url}/v1/{path}"
     assert httpx.post(url, json={**said, "keep_alive": "10m"}).status_code == 200
     assert httpx.post(url, json={**said, "keep_alive": -1}).status_code == 200

@@ -16,7 +16,7 @@ from inference.call_format import FORMATS
 from inference.detokenizer import Detokenizer
 from inference.grammar import Grammars, Guide
 from inference.parser import Markers, Parser
-from parts import InvalidRequest, Message, Prompt, Tool
+from parts import InvalidRequest, Message, Part, Prompt, Tool, ToolArguments, ToolCall
 from tests.conftest import DEMO
 from tests.demo import ENDS
 from tests.inference.spoken import Folded, folded
@@ -232,6 +232,53 @@ def test_a_strict_tool_leaves_the_model_free_to_talk_and_then_to_call(spoken: Sp
     found = spoken.read([*said, *opened, *rest], tools)
     check(found, tools, spoken.tokenizer.decode(rest))
     assert found.text.startswith("Let me look.")
+
+
+BEGIN, ARGUMENT, END = "<|tool_call_begin|>", "<|tool_call_argument_begin|>", "<|tool_call_end|>"
+KIMI = "<|tool_calls_section_begin|>{}<|tool_calls_section_end|>".format
+FIRST, SECOND = '{"n": "some words"}', '{"n": {"m": "more } words"}}'
+IN_PIECES = {
+    "kimi_k2": KIMI(
+        f"{BEGIN}functions.a:0{ARGUMENT}{FIRST}{END}{BEGIN}functions.b:1{ARGUMENT}{SECOND}{END}"
+    ),
+    "mistral": f"[TOOL_CALLS]a[ARGS]{FIRST}[TOOL_CALLS]b[ARGS]{SECOND}",
+}
+
+
+def pieces(name: str, folder: Path, written: str, *, is_cut: bool = False) -> list[Part]:
+    """What the parser gives of a text, token by token."""
+    tokenizer = Spoken.made(folder, name, CONTROL[name]).tokenizer
+    markers, tools = Markers.of(tokenizer), [Tool("a"), Tool("b")]
+    parser = Parser(Detokenizer(tokenizer), markers, tools=tools, tool_parser=tokenizer.tool_parser)
+    tokens = tokenizer.encode(written, add_special_tokens=False)
+    return [*(part for t in tokens for part in parser.add(t)), *parser.flush(is_cut=is_cut)]
+
+
+@pytest.mark.parametrize("name", IN_PIECES)
+def test_arguments_that_are_one_object_are_given_while_they_are_written(
+    tmp_path: Path, name: str
+) -> None:
+    parts = pieces(name, tmp_path, IN_PIECES[name])
+    assert folded(parts).calls == [("a", FIRST), ("b", SECOND)]
+    assert folded(parts).text == ""
+    assert sum(isinstance(part, ToolArguments) for part in parts) > 8
+    ids = [part.id for part in parts if isinstance(part, ToolCall)]
+    assert name != "kimi_k2" or ids == ["functions.a:0", "functions.b:1"]
+
+
+@pytest.mark.parametrize("name", IN_PIECES)
+def test_a_second_call_that_is_cut_keeps_what_was_given(tmp_path: Path, name: str) -> None:
+    written, _, _ = IN_PIECES[name].partition(" } words")
+    found = folded(pieces(name, tmp_path, written, is_cut=True))
+    assert found.calls == [("a", FIRST), ("b", '{"n": {"m": "more')]
+    written, _, _ = IN_PIECES[name].partition(SECOND)
+    found = folded(pieces(name, tmp_path, written, is_cut=True))
+    assert found.calls == [("a", FIRST)] and found.text.endswith(("[ARGS]", ARGUMENT))
+
+
+def test_arguments_in_python_are_read_at_their_end(tmp_path: Path) -> None:
+    written = KIMI(f"{BEGIN}functions.a:0{ARGUMENT}{{'n': True}}{END}")
+    assert folded(pieces("kimi_k2", tmp_path, written)).calls == [("a", '{"n": true}')]
 
 
 def test_what_has_no_words_is_refused_or_left_free(coder: Spoken) -> None:

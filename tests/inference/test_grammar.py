@@ -77,7 +77,7 @@ def walked(tokenizer: Any, guide: Guide, seed: int, num_tokens: int = 300) -> st
 
 
 def played(scene: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(asyncio.wait_for(scene, 120))
+    asyncio.run(asyncio.wait_for(scene, 300))
 
 
 async def started(folder: Path, **options: Any) -> Engine:
@@ -305,7 +305,10 @@ def chosen_schemas() -> list[tuple[int, dict[str, Any]]]:
 def check_answers(
     schemas: Sequence[dict[str, Any]], answers: Sequence[Folded], max_tokens: int
 ) -> None:
-    """What ended is valid, what did not was cut at its limit, and enough of them ended."""
+    """What ended is valid, what did not was cut at its limit, and most of them ended.
+
+    Those that do not are lists, numbers and texts without a bound, in which a toy goes in circles.
+    """
     num_whole = 0
     for schema, answer in zip(schemas, answers, strict=True):
         assert answer.finish is not None
@@ -317,7 +320,7 @@ def check_answers(
         else:
             assert (reason_of(answer), num_tokens) == ("length", max_tokens)
     print(f"{num_whole} of {len(schemas)} answers are whole")
-    assert num_whole > 0.4 * len(schemas)
+    assert num_whole > 0.6 * len(schemas)
 
 
 def test_answers_of_a_model_that_knows_nothing_are_valid_or_cut(
@@ -337,17 +340,17 @@ def test_answers_of_a_model_that_knows_nothing_are_valid_or_cut(
 
 
 def test_answers_of_the_demo_model_are_valid_or_cut() -> None:
-    chosen = chosen_schemas()
+    chosen, max_tokens = chosen_schemas(), 96
     prompts = [prompt_for("json", schema) for _, schema in chosen]
-    params = [
-        SamplingParams(temperature=1.0, top_p=1.0, max_tokens=48, seed=seed) for seed, _ in chosen
-    ]
+    common = SamplingParams(temperature=1.0, top_p=1.0, frequency_penalty=1.0)
+    # Without the penalty it goes in circles wherever it may.
+    params = [replace(common, max_tokens=max_tokens, seed=seed) for seed, _ in chosen]
 
     async def scene() -> None:
         engine = await started(DEMO, max_queue=len(chosen), max_batch=64)
         found = await all_answered(engine, prompts, params)
         await engine.stop()
-        check_answers([schema for _, schema in chosen], found, 48)
+        check_answers([schema for _, schema in chosen], found, max_tokens)
 
     asyncio.run(asyncio.wait_for(scene(), 900))
 
@@ -585,54 +588,6 @@ def test_thinking_whose_marks_are_text_is_closed_letter_by_letter(tokenizer: Any
 
 def tools_with(schemas: Sequence[Any], *, strict: bool = False) -> tuple[Tool, ...]:
     return tuple(Tool(f"tool{i}", "", schema, strict) for i, schema in enumerate(schemas))
-
-
-def check_calls(found: Folded, tools: Sequence[Tool], names: Sequence[str]) -> None:
-    schemas = {tool.name: tool.parameters for tool in tools}
-    if reason_of(found) == "length":
-        return
-    assert (found.text.strip(), reason_of(found)) == ("", "tool_calls")
-    for name, arguments in found.calls:
-        assert name in names
-        assert is_valid(json.loads(arguments), schemas[name]), (schemas[name], arguments)
-
-
-@pytest.mark.parametrize("max_tool_calls", [None, 1, 2])
-@pytest.mark.parametrize("way", ["required", "named"])
-def test_forced_calls_are_calls_with_valid_arguments(
-    tokenizer: Any,
-    random_model: Path,
-    brief: dict[int, float],
-    way: str,
-    max_tool_calls: int | None,
-) -> None:
-    number = 34
-    source = Schemas(7)
-    asked: list[tuple[Prompt, tuple[Tool, ...]]] = []
-    for _ in range(number):
-        tools = tools_with([source.closed(2), source.closed(1)])
-        names = [tool.name for tool in tools][: 1 if way == "named" else 2]
-        prompt = Prompt(
-            HELLO, tools, UNTHINKING, forced_tools=tuple(names), max_tool_calls=max_tool_calls
-        )
-        asked.append((prompt, tools))
-
-    async def scene() -> None:
-        engine = await started(random_model)
-        # Once a call has been made, another one is as likely as the end.
-        bias = {**brief, **dict.fromkeys(as_tokens(tokenizer, ["\n"]), 6.0)}
-        params = seeded(number, logit_bias=bias, max_tokens=160)
-        found = await all_answered(engine, [prompt for prompt, _ in asked], params)
-        await engine.stop()
-        for (prompt, tools), answer in zip(asked, found, strict=True):
-            check_calls(answer, tools, prompt.forced_tools)
-            assert len(answer.calls) <= (max_tool_calls or 99)
-            assert answer.calls or reason_of(answer) == "length"
-        assert sum(reason_of(answer) == "tool_calls" for answer in found) > 0.6 * number
-        if max_tool_calls is None:
-            assert any(len(answer.calls) > 1 for answer in found)
-
-    played(scene())
 
 
 def test_calls_of_strict_tools_are_valid_and_text_stays_free(

@@ -12,8 +12,10 @@ from typing import Any
 
 import pytest
 
+from inference import loader
+from inference.grammar import Grammars
 from inference.loader import LoadOptions, _sampling_defaults, load
-from parts import InvalidRequest, Message, Prompt, Unavailable
+from parts import Constraint, InvalidRequest, Message, Prompt, SamplingParams, Unavailable
 from tests import demo
 from tests.conftest import DEMO, ROOT
 
@@ -143,7 +145,35 @@ def test_a_token_that_the_model_has_no_embedding_for_is_refused(folder: Path) ->
 def test_the_fingerprint_changes_with_what_decides_the_answer(folder: Path) -> None:
     first = load(options(DEMO)).card.fingerprint
     assert first == load(options(folder)).card.fingerprint
-    assert first != load(options(DEMO, template_args={"a": 1})).card.fingerprint
+    changed = [options(DEMO, template_args={"a": 1}), options(DEMO, kv_bits=8)]
+    found = [first, *(load(changes).card.fingerprint for changes in changed)]
+    for name in ("tokenizer_config.json", "generation_config.json"):
+        edit(folder / name, lambda content: content.update(note="another"))
+        found.append(load(options(folder)).card.fingerprint)
+    (folder / "chat_template.jinja").write_text("{{ messages[0].content }}", encoding="utf-8")
+    found.append(load(options(folder)).card.fingerprint)
+    assert len(set(found)) == len(found)
+
+
+@pytest.mark.parametrize("library", ["mlx", "mlx-lm", "llguidance"])
+def test_the_fingerprint_changes_with_the_libraries(
+    monkeypatch: pytest.MonkeyPatch, library: str
+) -> None:
+    first = load(options(DEMO)).card.fingerprint
+    real = loader.version
+    monkeypatch.setattr(loader, "version", lambda name: real(name) + "x" * (name == library))
+    assert load(options(DEMO)).card.fingerprint != first
+
+
+def test_the_vocabulary_is_read_before_anyone_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = load(options(DEMO))
+
+    def read_tokens(grammars: Grammars) -> Any:
+        raise AssertionError("read again")
+
+    monkeypatch.setattr(Grammars, "_read_tokens", read_tokens)
+    prompt = Prompt((Message("user", "hi"),), constraint=Constraint("choice", ["yes"]))
+    assert loaded.make_guide([1], prompt, SamplingParams())
 
 
 LIMIT = """

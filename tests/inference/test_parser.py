@@ -251,6 +251,26 @@ def test_what_is_no_call_is_text(tokenizer: Any, payload: str) -> None:
     assert (found.text, found.calls) == (CALL + payload + END_CALL, [])
 
 
+def test_a_call_that_cannot_be_read_leaves_a_line_in_the_log_without_its_words(
+    tokenizer: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    for written, said in (
+        ("secret", "the model wrote a tool call that cannot be parsed; it is given as text"),
+        (
+            '{"name": "weather", "arguments": {"secret": oops}}',
+            "the model wrote a tool call whose arguments are not JSON",
+        ),
+    ):
+        caplog.clear()
+        parsed(
+            make_parser(tokenizer, tools=[WEATHER]), as_tokens(tokenizer, [CALL, PARIS, END_CALL])
+        )
+        assert not caplog.records
+        tokens = as_tokens(tokenizer, [CALL, written, END_CALL])
+        parsed(make_parser(tokenizer, tools=[WEATHER]), tokens)
+        assert [(r.levelname, r.getMessage()) for r in caplog.records] == [("WARNING", said)]
+
+
 def test_arguments_written_as_a_string_of_json_are_the_object_they_hold(tokenizer: Any) -> None:
     payload = '{"name": "weather", "arguments": "{\\"city\\": \\"Paris\\"}"}'
     tokens = as_tokens(tokenizer, [CALL, payload, END_CALL])
