@@ -24,14 +24,15 @@ from parts import (
     NotFound,
     Prompt,
     SamplingParams,
+    ServerError,
     Usage,
 )
-from protocol import compaction, responses
+from protocol import compaction, errors, responses
 from protocol.conversations import Store
 from protocol.draft import Draft
 from protocol.items import Item
 from protocol.response_events import ResponseStream
-from protocol.sse import DONE, NamedEvents, json_bytes
+from protocol.sse import DONE, NamedEvents, json_bytes, named_event
 from protocol.thinking import ReasoningFormat
 from protocol.transcript import num_droppable, shortened
 
@@ -245,9 +246,12 @@ def _is_compacted(items: Iterable[Item]) -> bool:
 async def events_of(run: Run, after: int = -1) -> AsyncIterator[bytes]:
     """A run's events as a client reads them."""
     written = NamedEvents()
-    async for events in run.follow(after):
-        for event in events:
-            yield written.write(event)
+    try:
+        async for events in run.follow(after):
+            for event in events:
+                yield written.write(event)
+    except ServerError as error:
+        yield named_event({"type": "error", **errors.body_of(error)["error"]})
     yield DONE
 
 
@@ -323,13 +327,15 @@ def add_routes(router: APIRouter, made: Responses) -> None:
         response, run = await found(response_id, request.state.owner)
         if not stream:
             return _json(response)
-        if run is None or run.response != response:  # or an item of it was deleted
+        after = max(starting_after, -1)
+        # Or an item of it was deleted.
+        if run is None or run.response != response or not run.has_events(after):
             raise InvalidRequest(
                 "The events of this response are no longer kept; retrieve it without stream.",
                 param="stream",
                 code="stream_not_kept",
             )
-        return EventStream(events_of(run, max(starting_after, -1)), lambda: None)
+        return EventStream(events_of(run, after), lambda: None)
 
     @router.delete("/v1/responses/{response_id}")
     async def delete(response_id: str, request: Request) -> dict[str, Any]:
