@@ -62,7 +62,6 @@ import uvicorn
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
 from door import (
@@ -80,6 +79,7 @@ from door import (
 )
 from door import log as door_log
 from door.admission import Admission
+from door.bodies import StrictJsonRoute, aside
 from door.callers import Callers
 from door.cors import Cors
 from door.guard import Guard
@@ -100,7 +100,7 @@ from parts import (
     ServerError,
     Unavailable,
 )
-from protocol import chat, errors, strict_json
+from protocol import chat, errors
 from protocol.archive import Archive
 from protocol.conversations import Store
 from protocol.sse import DONE, data_event, json_bytes
@@ -112,28 +112,6 @@ T = TypeVar("T")
 
 
 # The application
-
-
-class StrictJsonRequest(Request):
-    """A request whose body is read by our own rules."""
-
-    async def json(self) -> Any:
-        body = await self.body()
-        if len(body) > LARGE_BODY:  # or others would have to wait for it
-            return await asyncio.to_thread(strict_json.loads, body)
-        return strict_json.loads(body)
-
-
-class StrictJsonRoute(APIRoute):
-    """A route whose body is read by our own rules."""
-
-    def get_route_handler(self) -> Any:
-        handle = super().get_route_handler()
-
-        async def strict(request: Request) -> Response:
-            return await handle(StrictJsonRequest(request.scope, request.receive))
-
-        return strict
 
 
 def create_app(settings: Settings, engine: Engine, store: Store | None = None) -> FastAPI:
@@ -300,6 +278,7 @@ def _answer_errors(app: FastAPI, settings: Settings) -> None:
             405: f"{request.method} is not allowed here.",
             408: "The body did not come in time.",
             413: f"The body is larger than {settings.max_body} bytes.",
+            503: "Too many large bodies are here already. Try again later.",
         }.get(error.status_code, "The request cannot be read.")
         body = errors.envelope(error.status_code, sentence)
         return JSONResponse(body, error.status_code, headers=dict(error.headers or {}))
@@ -357,14 +336,13 @@ def _add_routes(app: FastAPI, settings: Settings, engine: Engine, store: Store) 
 
     @app.post("/v1/chat/completions")
     async def chat_completions(body: ChatRequest, request: Request) -> Response:
-        given = body.given()
+        given = await aside(request, body.given)
         story: door_log.Story = request.state.story
         story.model = _echoed(body.model, settings)
         params = chat.read_sampling(given, defaults)
         choices = chat.choices_of(params, body.n)
-        submitting = engine.submit_choices(
-            chat.read_prompt(given), choices, keep_alive=body.keep_alive
-        )
+        prompt = await aside(request, lambda: chat.read_prompt(given))
+        submitting = engine.submit_choices(prompt, choices, keep_alive=body.keep_alive)
         if body.stream and engine.status.phase == "sleeping":
             answers: Sequence[Answer] = waking(submitting, len(choices))
         else:
@@ -423,8 +401,6 @@ def _model_entry(settings: Settings, engine: Engine) -> dict[str, Any]:
     return entry
 
 
-LARGE_BODY = 256 * 2**10
-"""Bytes of a body that is read on another thread."""
 STARTED = int(time.time())
 MAX_FRAME = 16 * 2**20
 """Bytes of a frame on a socket."""

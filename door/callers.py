@@ -93,6 +93,9 @@ class Callers:
     def _may_call(self, scope: Mapping[str, Any], headers: Mapping[str, str]) -> bool:
         if not is_api(scope["path"]):
             return False
+        # A form, an image or a script can ask, too, but not as the pages do that may.
+        if headers.get("sec-fetch-mode", "cors") not in ("cors", "websocket"):
+            return False
         return "*" in self._origins or headers.get("origin") in self._origins
 
 

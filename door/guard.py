@@ -20,7 +20,7 @@ from door.callers import Callers, Refusal
 from door.keys import Keys
 from door.log import Stories, Story, told
 from door.pages import is_page
-from protocol.errors import envelope
+from protocol.errors import RETRY_AFTER_S, envelope
 
 log = logging.getLogger("mlx_server")
 
@@ -32,6 +32,9 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 BODY_S = 30.0
 """Seconds that a body may take to come, and besides one for every `BODY_RATE` bytes of it."""
 BODY_RATE = 16 * 2**10
+SMALL_BODY = 256 * 2**10
+MAX_LARGE_BODIES = 16
+"""So many of the largest bodies may be held at a time; small ones always."""
 POLICY_VIOLATION = 1008
 OPEN_PATHS = frozenset({"/health", "/openapi.json"})
 _QUIET_PATHS = frozenset({"/health", "/metrics", "/openapi.json", "/dashboard/events"})
@@ -51,6 +54,25 @@ class Unread(HTTPException):
     """A body that is not read to its end."""
 
 
+class Held:
+    """The bytes of all bodies that are being read or worked on, beyond what is small of each."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._num_bytes = 0
+
+    def take(self, num_bytes: int) -> None:
+        """Hold more. Raises `Unread` when that is too much."""
+        if self._num_bytes + num_bytes > self._most:
+            headers = {"retry-after": str(RETRY_AFTER_S), "connection": "close"}
+            raise Unread(503, headers=headers)
+        self._num_bytes += num_bytes
+
+    def release(self, num_bytes: int) -> None:
+        """Hold so many less."""
+        self._num_bytes -= num_bytes
+
+
 class Guard:
     """ASGI middleware around the whole application."""
 
@@ -68,12 +90,13 @@ class Guard:
         self._callers = callers
         self._keys = keys
         self._max_body = max_body
+        self._held = Held(max_body * MAX_LARGE_BODIES)
         self._stories = stories or Stories()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         match scope["type"]:
             case "http":
-                await self._guard(_Exchange(scope, receive, send, self._max_body))
+                await self._guard(_Exchange(scope, receive, send, self._max_body, self._held))
             case "websocket" if self._admission(scope, _headers(scope)) is not None:
                 await send({"type": "websocket.close", "code": POLICY_VIOLATION})
             case _:
@@ -91,6 +114,7 @@ class Guard:
             log.error("request %s failed: %s", exchange.id, told(error), extra={"told": words})
             await exchange.answer(Refusal(500, "The server failed on this request."))
         finally:
+            exchange.release()
             self._stories.end(exchange.told())
 
     def _refusal(self, scope: Scope, headers: Mapping[str, str]) -> Refusal | None:
@@ -133,8 +157,12 @@ def _headers(scope: Scope) -> dict[str, str]:
 class _Exchange:
     """One request and its answer, on their way through the guard."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, max_body: int) -> None:
+    def __init__(
+        self, scope: Scope, receive: Receive, send: Send, max_body: int, held: Held
+    ) -> None:
         self.scope = scope
+        self._held = held
+        self._num_held = 0
         self.headers = _headers(scope)
         sent = self.headers.get("x-request-id", "")
         self.id = sent if _REQUEST_ID.match(sent) else f"req_{secrets.token_hex(16)}"
@@ -161,7 +189,16 @@ class _Exchange:
             self._num_bytes += len(message.get("body", b""))
             if self._num_bytes > self._max_body:
                 raise Unread(413)
+            self._hold(max(self._num_bytes - SMALL_BODY, 0))
         return message
+
+    def _hold(self, num_bytes: int) -> None:
+        self._held.take(num_bytes - self._num_held)
+        self._num_held = num_bytes
+
+    def release(self) -> None:
+        """Let the body go."""
+        self._held.release(self._num_held)
 
     async def _received(self) -> MutableMapping[str, Any]:
         """What comes next. The body must come in time; then only the client's leaving can."""

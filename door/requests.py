@@ -27,10 +27,15 @@ from protocol.tools import MAX_TOOLS
 MAX_MESSAGES = 10_000
 MAX_PARTS = 10_000
 """Of one message."""
+MAX_PARTS_TOGETHER = 100_000
 MAX_CALLS = 1_000
 """Of one message."""
 MAX_ARGUMENTS = 64
 """For the chat template."""
+
+
+LONG = ("messages", "input", "items")
+"""Fields whose lists may be long."""
 
 
 class Permissive(BaseModel):
@@ -54,7 +59,17 @@ class Permissive(BaseModel):
 
     def given(self) -> dict[str, Any]:
         """The fields that the client set, as plain JSON."""
-        return self.model_dump(exclude_none=True, exclude_unset=True)
+        # What may be long is taken one by one: Pydantic would do it all while others wait.
+        long = {name: getattr(self, name) for name in LONG if name in self.model_fields_set}
+        fields = self.model_dump(exclude_none=True, exclude_unset=True, exclude=set(long))
+        return fields | {name: _plain(value) for name, value in long.items() if value is not None}
+
+
+def _plain(value: Any) -> Any:
+    """A field as plain JSON, which it is unless its members are models."""
+    if isinstance(value, list) and value and isinstance(value[0], Permissive):
+        return [each.given() for each in value]
+    return value
 
 
 def _listed(value: Any) -> Any:
@@ -234,12 +249,23 @@ class StreamOptions(Permissive):
     include_usage: bool = False
 
 
+def _few_parts(messages: Any) -> Any:
+    """See that messages have not too many parts together, before a model is made of each."""
+    if isinstance(messages, list):
+        contents = (message.get("content") for message in messages if isinstance(message, dict))
+        if sum(len(c) for c in contents if isinstance(c, list)) > MAX_PARTS_TOGETHER:
+            most = {"most": MAX_PARTS_TOGETHER}
+            raise PydanticCustomError("too_long", "must have at most {most} parts together", most)
+    return messages
+
+
 class ChatRequest(Sampling):
     """`POST /v1/chat/completions`."""
 
     messages: Annotated[
         list[ChatMessage],
         Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True),
+        BeforeValidator(_few_parts),
         AfterValidator(_calls_answered),
     ]
     stream_options: StreamOptions = StreamOptions()

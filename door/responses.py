@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeVar
 
 from fastapi import APIRouter, Request, Response
 
+from door.bodies import aside
 from door.log import Stories, Story
 from door.requests import CompactRequest, InputRequest, ResponseRequest
 from door.runs import Run, Runs
@@ -25,14 +26,15 @@ from parts import (
     NotFound,
     Prompt,
     SamplingParams,
+    ServerError,
     Usage,
 )
-from protocol import compaction, responses
+from protocol import compaction, errors, responses
 from protocol.conversations import Store
 from protocol.draft import Draft
 from protocol.items import Item
 from protocol.response_events import ResponseStream
-from protocol.sse import DONE, NamedEvents, json_bytes
+from protocol.sse import DONE, NamedEvents, json_bytes, named_event
 from protocol.thinking import ReasoningFormat
 from protocol.transcript import num_droppable, shortened
 
@@ -42,6 +44,8 @@ T = TypeVar("T")
 
 CALLED_HERE = {"messages": "input", "reasoning_effort": "reasoning.effort"}
 """Parameters that the engine names, and what they are called in this API."""
+MANY_ITEMS = 1_000
+"""Items of a conversation, or parts of an item, that are read on a thread."""
 
 
 class Responses:
@@ -85,7 +89,7 @@ class Responses:
         """Start a response whose past is known: the draft's, or `past`."""
         history = draft.recall() if past is None else past
         try:
-            request = self.read(body, history, draft.owner)
+            request = await self._read(body, history, draft.owner)
             if not is_warm_up:
                 responses.refuse_unanswered(history, request.items)
             else:
@@ -125,6 +129,17 @@ class Responses:
             self._tidy()
         return run
 
+    async def _read(
+        self, body: dict[str, Any], history: list[Item], owner: str
+    ) -> responses.ResponseRequest:
+        """Read a body: on a thread when it, or what it continues, has much in it."""
+        given = body.get("input")
+        num_items = len(history) + (len(given) if isinstance(given, list) else 0)
+        is_much = num_items > MANY_ITEMS or _holds_much(given)
+        if not is_much:
+            return self.read(body, history, owner)
+        return await asyncio.to_thread(self.read, body, history, owner)
+
     def read(
         self, body: dict[str, Any], history: list[Item], owner: str
     ) -> responses.ResponseRequest:
@@ -144,7 +159,7 @@ class Responses:
         """What a body comes to without answering it: the prompt, the past and the new items."""
         with await self.draft(body, owner=owner) as draft:
             past = draft.recall()
-            request = self.read(body, past, owner)
+            request = await self._read(body, past, owner)
             return request.prompt, past, list(request.items)
 
     async def count(self, prompt: Prompt) -> int:
@@ -257,6 +272,17 @@ def _called_input() -> Iterator[None]:
         raise
 
 
+def _holds_much(given: Any) -> bool:
+    """Whether an item has many parts, or what is sealed, which has to be unfolded."""
+    if not isinstance(given, list):
+        return False
+    return any(
+        "encrypted_content" in item or len(item.get("content") or "") > MANY_ITEMS
+        for item in given
+        if isinstance(item, dict) and isinstance(item.get("content") or "", (str, list))
+    )
+
+
 def _is_compacted(items: Iterable[Item]) -> bool:
     """A compaction has given up its oldest turns already: that is what it is for."""
     return any(item["type"] == "compaction" for item in items)
@@ -265,9 +291,12 @@ def _is_compacted(items: Iterable[Item]) -> bool:
 async def events_of(run: Run, after: int = -1) -> AsyncIterator[bytes]:
     """A run's events as a client reads them."""
     written = NamedEvents()
-    async for events in run.follow(after):
-        for event in events:
-            yield written.write(event)
+    try:
+        async for events in run.follow(after):
+            for event in events:
+                yield written.write(event)
+    except ServerError as error:
+        yield named_event({"type": "error", **errors.body_of(error)["error"]})
     yield DONE
 
 
@@ -303,7 +332,7 @@ def add_routes(router: APIRouter, made: Responses) -> None:
 
     @router.post("/v1/responses")
     async def create(body: ResponseRequest, request: Request) -> Response:
-        given = body.given()
+        given = await aside(request, body.given)
         story: Story = request.state.story
         story.model = (body.model or made.model)[:256]
         if body.background:  # it is asked for now, and made whoever asked
@@ -327,12 +356,14 @@ def add_routes(router: APIRouter, made: Responses) -> None:
 
     @router.post("/v1/responses/input_tokens")
     async def input_tokens(body: InputRequest, request: Request) -> dict[str, Any]:
-        prompt, _, _ = await made.prompt(body.given(), request.state.owner)
+        prompt, _, _ = await made.prompt(await aside(request, body.given), request.state.owner)
         return {"object": "response.input_tokens", "input_tokens": await made.count(prompt)}
 
     @router.post("/v1/responses/compact")
     async def compact(body: CompactRequest, request: Request) -> Response:
-        prompt, past, items = await made.prompt(body.given(), request.state.owner)
+        prompt, past, items = await made.prompt(
+            await aside(request, body.given), request.state.owner
+        )
         usage = Usage(prompt_tokens=await made.count(prompt))
         return _json(compaction.compaction_object((*past, *items), usage))
 
@@ -343,13 +374,15 @@ def add_routes(router: APIRouter, made: Responses) -> None:
         response, run = await found(response_id, request.state.owner)
         if not stream:
             return _json(response)
-        if run is None or run.response != response:  # or an item of it was deleted
+        after = max(starting_after, -1)
+        # Or an item of it was deleted.
+        if run is None or run.response != response or not run.has_events(after):
             raise InvalidRequest(
                 "The events of this response are no longer kept; retrieve it without stream.",
                 param="stream",
                 code="stream_not_kept",
             )
-        return EventStream(events_of(run, max(starting_after, -1)), lambda: None)
+        return EventStream(events_of(run, after), lambda: None)
 
     @router.delete("/v1/responses/{response_id}")
     async def delete(response_id: str, request: Request) -> dict[str, Any]:

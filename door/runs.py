@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 
 from door.log import Story, told
 from door.progress import reported
-from door.stream import watched
+from door.stream import LOGPROB_BYTES, MAX_UNREAD, too_slow, watched
 from parts import Answer, EngineFailed, Finish, Part, Progress, Reasoning, ServerError, Usage
 from protocol.draft import Draft
 from protocol.items import Item
@@ -27,7 +27,7 @@ log = logging.getLogger("mlx_server")
 KEPT_RUNS = 128
 """Finished runs whose events can still be read again."""
 KEPT_BYTES = 64 * 2**20
-"""What these may take together, counted generously."""
+"""What these may take together, counted generously; and each, while it is made."""
 EVENT_BYTES = 600
 """What an event takes beside the text that it tells."""
 END_S = 1.0
@@ -57,6 +57,9 @@ class Run:
         self.history = list(history)
         self.story = story
         self.events: list[Event] = []
+        """The last ones: all of them, unless they are very many."""
+        self._num_gone = 0
+        self._num_bytes = 0
         self.error: ServerError | None = None
         """Why the response failed."""
         self._draft = draft
@@ -112,12 +115,25 @@ class Run:
         """Wait until the response is over."""
         await asyncio.wait([self._task], timeout=timeout)
 
+    def has_events(self, after: int) -> bool:
+        """Whether the events after the one with number `after` can still be told."""
+        return after + 1 >= self._num_gone
+
     async def follow(self, after: int = -1) -> AsyncIterator[list[Event]]:
-        """The events after the one with number `after`: those that were, then those that come."""
+        """The events after the one with number `after`: those that were, then those that come.
+
+        Raises `TimedOut` for a reader who falls too far behind what comes.
+        """
         num_read = after + 1
+        is_live = False
         while True:
-            if news := self.events[num_read:]:
+            if not self.has_events(num_read - 1):
+                raise too_slow()
+            if news := self.events[num_read - self._num_gone :]:
+                if is_live and sum(map(_size_of, news)) > MAX_UNREAD:
+                    raise too_slow()
                 num_read += len(news)
+                is_live = not self.is_over
                 yield news
             elif self.is_over:
                 return
@@ -165,11 +181,21 @@ class Run:
 
     def _tell(self, events: list[Event]) -> None:
         self.events += events
+        self._num_bytes += sum(map(_size_of, events))
+        if self._num_bytes > KEPT_BYTES:
+            self._forget_half()
         news, self._news = self._news, asyncio.Event()
         news.set()
         if self.is_over:
             # Before a reader runs: whoever hears of its end can continue it.
             self._draft.remember(self.stream.response, self.items, self.timings())
+
+    def _forget_half(self) -> None:
+        """Let the older half of the events go: whoever has not read them by now never will."""
+        num_gone = len(self.events) // 2
+        self._num_bytes -= sum(map(_size_of, self.events[:num_gone]))
+        self._num_gone += num_gone
+        del self.events[:num_gone]
 
 
 class Thinking:
@@ -194,6 +220,16 @@ class Thinking:
         if self._since is None:
             return self._num_s
         return (self._num_s or 0.0) + time.perf_counter() - self._since
+
+
+def _size_of(event: Event) -> int:
+    """What an event takes in memory, in bytes, about."""
+    logprobs = event.get("logprobs") or ()
+    return (
+        EVENT_BYTES
+        + len(event.get("delta") or "")
+        + LOGPROB_BYTES * sum(1 + len(each["top_logprobs"]) for each in logprobs)
+    )
 
 
 class Runs:

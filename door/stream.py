@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from typing import TypeVar
 
@@ -15,7 +15,16 @@ from starlette.requests import Request
 from starlette.types import Message, Receive, Scope, Send
 
 from door.log import Story, progress_line
-from parts import Answer, Part, Progress, ServerError
+from parts import (
+    Answer,
+    Part,
+    Progress,
+    Reasoning,
+    ServerError,
+    Text,
+    TimedOut,
+    ToolArguments,
+)
 
 log = logging.getLogger("mlx_server")
 
@@ -25,6 +34,10 @@ PING_S = 15
 """Seconds of silence after which a comment shows that the connection lives."""
 SEND_TIMEOUT_S = 60
 """Seconds that a client may go without reading."""
+MAX_UNREAD = 8 * 2**20
+"""Bytes of an answer that may come while a client does not take what came before."""
+LOGPROB_BYTES = 300
+"""What a token's log-probability takes in memory, counted generously."""
 FIRST_PROGRESS_S, PROGRESS_EVERY_S = 3.0, 10.0
 """Seconds without a token after which the log says how far the prompt is, and says so again."""
 
@@ -43,6 +56,7 @@ class EventStream(EventSourceResponse):
         )
         self._at_end = at_end
         self._sending_since: float | None = None
+        self._num_sending = 0
         self._clock = asyncio.get_running_loop().time
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -55,13 +69,16 @@ class EventStream(EventSourceResponse):
 
     async def _send_with_timeout(self, send: Send, message: Message) -> None:
         """Send while one timer watches; theirs opens a cancel scope for every event."""
-        self._sending_since = self._clock()
+        self._num_sending += 1
+        if self._num_sending == 1:  # a comment waits behind an event that is not read
+            self._sending_since = self._clock()
         await send(message)
-        self._sending_since = None
+        self._num_sending -= 1
+        self._sending_since = self._clock() if self._num_sending else None
 
     async def _cut_when_not_read(self) -> None:
         while True:
-            await asyncio.sleep(SEND_TIMEOUT_S / 4)
+            await asyncio.sleep(SEND_TIMEOUT_S / 20)
             since = self._sending_since
             if since is not None and self._clock() - since > SEND_TIMEOUT_S:
                 raise SendTimeoutError
@@ -122,14 +139,39 @@ def _computed(progress: Progress) -> int:
     return progress.num_computed
 
 
+def too_slow() -> TimedOut:
+    """What a client hears that reads, but not as fast as its answer comes."""
+    return TimedOut(
+        f"More than {MAX_UNREAD // 2**20} MB of the answer waited to be read; it was given up.",
+        code="slow_reader",
+    )
+
+
+def size_of(parts: Iterable[Part]) -> int:
+    """What parts take in memory, in bytes, about."""
+    return sum(_size_of(part) for part in parts)
+
+
+def _size_of(part: Part) -> int:
+    match part:
+        case Text(text, logprobs):
+            return len(text) + sum(LOGPROB_BYTES * (1 + len(each.top)) for each in logprobs)
+        case Reasoning(text) | ToolArguments(text):
+            return len(text)
+    return 0
+
+
 async def merged(answers: Sequence[Answer]) -> AsyncIterator[tuple[int, Sequence[Part]]]:
     """Parts of several answers as they come, each with its answer's index.
 
-    Every answer is cancelled when the reader stops early.
+    Every answer is cancelled when the reader stops early. Raises `TimedOut` for a reader who falls
+    too far behind.
     """
     try:
         if len(answers) == 1:
-            async for parts in answers[0]:
+            async for parts in answers[0]:  # all that came since the last
+                if size_of(parts) > MAX_UNREAD:
+                    raise too_slow()
                 yield 0, parts
             return
         async for item in _merged_many(answers):
@@ -142,23 +184,23 @@ async def merged(answers: Sequence[Answer]) -> AsyncIterator[tuple[int, Sequence
 async def _merged_many(
     answers: Sequence[Answer],
 ) -> AsyncIterator[tuple[int, Sequence[Part]]]:
-    news: asyncio.Queue[tuple[int, Sequence[Part]] | ServerError | None] = asyncio.Queue()
+    news = _News()
 
     async def pump(index: int, answer: Answer) -> None:
         try:
             async for parts in answer:
-                news.put_nowait((index, parts))
-            news.put_nowait(None)
+                if not news.put(index, parts):
+                    for each in answers:
+                        each.cancel()
+            news.end(None)
         except ServerError as error:
-            news.put_nowait(error)
+            news.end(error)
 
     pumps = [asyncio.create_task(pump(i, answer)) for i, answer in enumerate(answers)]
     num_open = len(pumps)
     try:
         while num_open:
             item = await news.get()
-            if isinstance(item, ServerError):
-                raise item
             if item is None:
                 num_open -= 1
             else:
@@ -167,3 +209,35 @@ async def _merged_many(
         for task in pumps:
             task.cancel()
         await asyncio.gather(*pumps, return_exceptions=True)
+
+
+class _News:
+    """Parts of several answers that wait for their reader, up to a bound."""
+
+    def __init__(self) -> None:
+        self._waiting = asyncio.Queue[tuple[int, Sequence[Part]] | ServerError | None]()
+        self._num_bytes = 0
+
+    def put(self, index: int, parts: Sequence[Part]) -> bool:
+        """Keep more, unless that is too much: then the reader hears of that and nothing else."""
+        self._num_bytes += size_of(parts)
+        if self._num_bytes > MAX_UNREAD:
+            while not self._waiting.empty():
+                self._waiting.get_nowait()
+            self._waiting.put_nowait(too_slow())
+            return False
+        self._waiting.put_nowait((index, parts))
+        return True
+
+    def end(self, error: ServerError | None) -> None:
+        """Say that an answer is over, and what ended it."""
+        self._waiting.put_nowait(error)
+
+    async def get(self) -> tuple[int, Sequence[Part]] | None:
+        """What comes next; None for the end of an answer. Raises what ended one."""
+        item = await self._waiting.get()
+        if isinstance(item, ServerError):
+            raise item
+        if item is not None:
+            self._num_bytes -= size_of(item[1])
+        return item

@@ -9,6 +9,8 @@ from typing import Any
 from parts import InvalidRequest
 
 MAX_DEPTH = 128
+MAX_VALUES = 1_000_000
+"""Counted generously, by the commas and brackets: they are read in one go, while others wait."""
 MAX_DIGITS = 308
 """Of a whole number: with more, it is too large for anybody's floating point."""
 
@@ -19,9 +21,11 @@ def loads(body: bytes) -> Any:
     Of a key that is there twice, the last counts.
 
     Raises:
-        InvalidRequest: it is not UTF-8 JSON, nests deeper than `MAX_DEPTH`, or has a string that
-            is not Unicode text or a number that is not finite.
+        InvalidRequest: it is not UTF-8 JSON, nests deeper than `MAX_DEPTH`, holds too many values,
+            or has a string that is not Unicode text or a number that is not finite.
     """
+    if len(body) > MAX_VALUES and sum(map(body.count, (b",", b"[", b"{"))) > MAX_VALUES:
+        raise _invalid(f"The body holds more than {MAX_VALUES} values.")
     numbers = _Numbers()
     try:
         value = numbers.read(body.decode("utf-8"))

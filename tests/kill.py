@@ -10,11 +10,9 @@ said, and gone with exit code 0.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import random
 import signal
-import socket
 import sys
 import tempfile
 import threading
@@ -28,11 +26,15 @@ from protocol import record
 from protocol.archive import NAME
 from tests import demo
 from tests.oracle import events
-from tests.serving import PATIENCE_S, Running, start
+from tests.serving import PATIENCE_S, Running, launch, start
 
 Json = dict[str, Any]
 SIGNALS = (signal.SIGKILL, signal.SIGTERM)
 FLAGS = ("--conversation-ttl", "0.2", "--drain", "0.3", "--log-level", "warning")
+
+
+LOADING_S = 3.0
+"""Seconds in which a server is on its way from the first import to its banner."""
 
 
 class Load:
@@ -41,6 +43,8 @@ class Load:
     def __init__(self, url: str, num_clients: int = 6) -> None:
         self.completed: list[str] = []
         """Ids of responses that were told to their end."""
+        self.cut: list[str] = []
+        """Answers that had begun when their connection ended: only a kill may do that."""
         self.faults: list[str] = []
         self._url = url
         self._threads = [
@@ -53,6 +57,8 @@ class Load:
         """Wait until all have found that nobody answers any more."""
         for thread in self._threads:
             thread.join(PATIENCE_S)
+        if any(thread.is_alive() for thread in self._threads):
+            self.faults.append("a client still waits")
 
     def _ask(self, number: int) -> None:
         chooser = random.Random(number)
@@ -69,31 +75,58 @@ class Load:
     def _chat(self, http: httpx.Client) -> None:
         asked = {"messages": [{"role": "user", "content": "Tell me a story."}], "max_tokens": 200}
         body = {**asked, "logit_bias": demo.NEVER_END, "stream": True}
-        answer = http.post("/v1/chat/completions", json=body)
-        if answer.status_code != 503:
-            assert events(answer.text)[-1] == "[DONE]", "a stream just stopped"
+        status, text = self._post(http, "/v1/chat/completions", body)
+        if status != 503:
+            assert status == 200, text
+            assert events(text)[-1] == "[DONE]", "a stream just stopped"
 
     def _respond(self, http: httpx.Client) -> None:
-        answer = http.post("/v1/responses", json={"input": "Hello!", "max_output_tokens": 20})
-        if answer.status_code == 200:
-            self.completed.append(answer.json()["id"])
+        asked = {"input": "Hello!", "max_output_tokens": 20}
+        status, text = self._post(http, "/v1/responses", asked)
+        if status == 200:
+            self.completed.append(json.loads(text)["id"])
         else:
-            assert answer.status_code == 503, answer.text
+            assert status == 503, text
+
+    def _post(self, http: httpx.Client, path: str, body: Json) -> tuple[int, str]:
+        """Ask. From the first byte of an answer on, its end must come."""
+        with http.stream("POST", path, json=body) as answer:
+            try:
+                return answer.status_code, answer.read().decode()
+            except httpx.TransportError as error:
+                self.cut.append(f"{path} was cut: {error}"[:200])
+                raise
 
 
 def one_round(folder: Path, number: int, chooser: random.Random) -> list[str]:
     """Start a server, let clients ask, end it. Returns what was not as it should be."""
     how = SIGNALS[number % 2]
+    if number % 5 == 4:
+        faults = _while_loading(folder, how, chooser)
+    else:
+        faults = _under_load(folder, how, chooser)
+    return [f"round {number}, {how.name}: {fault}" for fault in (*faults, *_left_behind(folder))]
+
+
+def _under_load(folder: Path, how: signal.Signals, chooser: random.Random) -> list[str]:
     server = start(folder, *FLAGS)
     load = Load(server.base_url)
     time.sleep(chooser.random() * 2)
     server.process.send_signal(how)
     code = server.process.wait(PATIENCE_S)
     load.join()
-    faults = [*load.faults, *_left_behind(folder), *_still_bound(server)]
-    if how == signal.SIGTERM:
-        faults += _unclean(server, code, folder, load)
-    return [f"round {number}, {how.name}: {fault}" for fault in faults]
+    faults = [*load.faults, *_still_bound(server)]
+    return faults + (_unclean(server, code, folder, load) if how == signal.SIGTERM else [])
+
+
+def _while_loading(folder: Path, how: signal.Signals, chooser: random.Random) -> list[str]:
+    server = launch(folder, *FLAGS)
+    time.sleep(chooser.random() * LOADING_S)
+    server.process.send_signal(how)
+    code = server.process.wait(PATIENCE_S)
+    # Python has a say in it only when it has come so far.
+    faults = [f"exit code {code} while loading"] if code not in (0, -how) else []
+    return faults + server.complaints()
 
 
 def _unclean(server: Running, code: int, folder: Path, load: Load) -> list[str]:
@@ -101,7 +134,7 @@ def _unclean(server: Running, code: int, folder: Path, load: Load) -> list[str]:
     lost = set(load.completed) - archived
     faults = [f"exit code {code}"] if code else []
     faults += [f"{len(lost)} responses are not archived"] if lost else []
-    return faults + (["a traceback"] if "Traceback" in server.log.read_text() else [])
+    return faults + load.cut + server.complaints()
 
 
 def _trees(folder: Path) -> list[Any]:
@@ -123,14 +156,7 @@ def _left_behind(folder: Path) -> list[str]:
 
 
 def _still_bound(server: Running) -> list[str]:
-    port = int(server.base_url.rpartition(":")[2])
-    with contextlib.closing(socket.socket()) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError as error:
-            return [f"port {port} is still bound: {error}"]
-    return []
+    return [] if server.is_port_free() else [f"{server.base_url} is still bound"]
 
 
 def rounds(folder: Path, number: int, seed: int = 0) -> list[str]:
@@ -141,7 +167,9 @@ def rounds(folder: Path, number: int, seed: int = 0) -> list[str]:
     try:
         if list((folder / "conversation_logs").glob(".*.tmp")):
             faults.append("what was half-written is still there")
-        faults += [] if server.health().json()["archive"] == "ok" else ["the archive is not well"]
+        health = server.health().json()
+        faults += [] if health["archive"] == "ok" else ["the archive is not well"]
+        faults += [] if health["failed_steps"] == 0 else ["steps have failed"]
     finally:
         server.stop()
     return faults

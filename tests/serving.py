@@ -102,14 +102,14 @@ def wait_until(look: Any, what: str) -> Any:
     raise AssertionError(f"waited in vain: {what}")
 
 
-def start(
+def launch(
     folder: Path,
     *flags: str,
     env: Mapping[str, str] | None = None,
     model: str | Path | None = None,
     program: Path = ROOT / "server.py",
 ) -> Running:
-    """Start `server.py`, or a program like it, on a free port; return when it can serve."""
+    """Start `server.py`, or a program like it, on a free port that is not known yet."""
     log = folder / f"server-{time.monotonic_ns()}.log"
     chosen = ["--conversation-logs", str(folder / "conversation_logs")]
     chosen += [] if model is None else ["--model", str(model)]
@@ -121,14 +121,21 @@ def start(
             cwd=folder,
             env={**os.environ, **(env or {})},
         )
+    return Running("", process, log)
+
+
+def start(folder: Path, *flags: str, **options: Any) -> Running:
+    """Start a server as `launch` does; return when it can serve."""
+    server = launch(folder, *flags, **options)
 
     def ready() -> str | None:
-        text = log.read_text(errors="replace")
+        text = server.log.read_text(errors="replace")
         found = re.search(r'(?:OPENAI_BASE_URL=|"url": ")(http://[^/\s"]+)', text)
-        assert found or process.poll() is None, f"the server ended: {text}"
+        assert found or server.process.poll() is None, f"the server ended: {text}"
         return found and found[1]
 
-    return Running(wait_until(ready, "the banner"), process, log)
+    server.base_url = wait_until(ready, "the banner")
+    return server
 
 
 @contextlib.contextmanager

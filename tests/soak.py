@@ -49,6 +49,8 @@ class Report:
     """What a soak came to."""
 
     seconds: float
+    num_ways: int = 0
+    """In how many ways clients may ask."""
     asked: Counter[str] = field(default_factory=Counter)
     faults: list[str] = field(default_factory=list)
     memory: list[tuple[float, float]] = field(default_factory=list)
@@ -62,6 +64,15 @@ class Report:
         mean_y = sum(y for _, y in late) / len(late)
         spread = sum((x - mean_x) ** 2 for x, _ in late)
         return sum((x - mean_x) * (y - mean_y) for x, y in late) / spread if spread else 0.0
+
+    def judged(self, max_growth: float) -> list[str]:
+        """What was not as it should be; memory may grow by `max_growth` MB a minute."""
+        faults = list(self.faults)
+        if len(self.asked) < self.num_ways:
+            faults.append(f"asked in {len(self.asked)} of {self.num_ways} ways")
+        if self.growth > max_growth:
+            faults.append(f"memory grows by {self.growth:.2f} MB/min")
+        return faults
 
     def __str__(self) -> str:
         lines = [f"{count:7,}  {kind}" for kind, count in sorted(self.asked.items())]
@@ -80,6 +91,9 @@ def soak(server: Running, seconds: float, num_clients: int = NUM_CLIENTS) -> Rep
     report = Report(seconds)
     asyncio.run(_soak(server, report, num_clients))
     server.wait_until_idle()
+    if num_failed := server.health().json()["failed_steps"]:
+        report.faults.append(f"{num_failed} steps failed")
+    report.faults += server.complaints()
     return report
 
 
@@ -87,6 +101,7 @@ async def _soak(server: Running, report: Report, num_clients: int) -> None:
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=num_clients)
     async with httpx.AsyncClient(base_url=server.base_url, timeout=120, limits=limits) as http:
         clients = [Client(http, number, report) for number in range(num_clients)]
+        report.num_ways = len(clients[0].ways)
         for client in clients:  # one after another: what each is told when it is alone
             await client.learn()
         began = time.monotonic()
@@ -117,7 +132,7 @@ class Client:
         draw = Draw(number)
         self._text = f"Repeat after me: {' '.join(draw.word() for _ in range(5))}"
         self._right = ""
-        self._ways: list[Callable[[], Awaitable[None]]] = [
+        self.ways: list[Callable[[], Awaitable[None]]] = [
             *(self.chat, self.stream, self.respond, self.stream_response, self.continue_it),
             *(self.over_socket, self.in_background, self.leave, self.leave_at_once, self.cancel),
             *(self.read_slowly, self.send_too_much, self.send_nonsense, self.converse, self.look),
@@ -131,7 +146,7 @@ class Client:
     async def ask_until(self, deadline: float) -> None:
         """Ask in one way or another until it is time to stop."""
         while time.monotonic() < deadline:
-            way = self._random.choice(self._ways)
+            way = self._random.choice(self.ways)
             self._report.asked[way.__name__] += 1
             try:
                 await asyncio.wait_for(way(), 120)
@@ -286,11 +301,12 @@ def main() -> int:
         flags = (*FLAGS, "--conversation-logs", f"{folder}/logs")
         with running(Path(folder), *flags, model=demo.in_float32(Path(model))) as server:
             report = soak(server, asked.seconds, asked.clients)
-            code = server.stop()
-            text = server.log.read_text()
+            faults = report.judged(asked.max_growth)
+            faults += [] if (code := server.stop()) == 0 else [f"exit code {code}"]
+            faults += server.complaints()
     print(report)
-    is_well = not report.faults and code == 0 and "Traceback" not in text
-    return 0 if is_well and report.growth <= asked.max_growth else 1
+    print("\n".join(faults) or "well")
+    return 1 if faults else 0
 
 
 if __name__ == "__main__":

@@ -10,6 +10,9 @@ from tests import kill
 from tests.serving import running
 from tests.soak import FLAGS, soak
 
+MAX_GROWTH = 20.0
+"""MB a minute: a minute is mostly warm-up, and only a leak that many would notice is seen in it."""
+
 
 @pytest.mark.soak
 def test_many_clients_for_a_minute_leave_nothing_behind(
@@ -19,13 +22,12 @@ def test_many_clients_for_a_minute_leave_nothing_behind(
         report = soak(server, seconds=60)
         assert server.wait_until_idle() == {"running": 0, "waiting": 0}
         assert server.stop() == 0
-        assert "Traceback" not in server.log.read_text()
+        assert not server.complaints()
     with capsys.disabled():
-        print(f"\n{report}")  # memory is told, not judged: a minute is all warm-up
-    assert not report.faults
-    assert min(report.asked.values()) > 0
+        print(f"\n{report}")
+    assert not report.judged(MAX_GROWTH)
 
 
 @pytest.mark.soak
 def test_a_server_that_is_killed_or_stopped_leaves_everything_whole(tmp_path: Path) -> None:
-    assert kill.rounds(tmp_path, 4) == []
+    assert kill.rounds(tmp_path, 5) == []

@@ -278,6 +278,8 @@ def _of_chat() -> Iterator[Case]:
         field = next(key for key in message if key != "role")
         yield from _posts(path, CHAT, "messages", [[message]], f"messages[0].{field}")
     yield from _posts(path, CHAT, "messages", [[7] * MANY, [{}] * 10_000], "messages")
+    crowded = [[{"role": "user", "content": [{}] * 101}] * 1000]
+    yield from _posts(path, CHAT, "messages", crowded, "messages")
     yield from _posts(path, CHAT, "modalities", [[7] * MANY, ["x"] * 1001])
     yield from _posts(path, CHAT, "tools", [[tool] for tool in BAD_TOOLS], "tools[0]")
     named = [{"type": "function", "function": {"name": n}} for n in (7, ["f"], {"f": 1}, "g")]
@@ -389,6 +391,8 @@ def _of_every_post() -> Iterator[Case]:
         for name, value in {"nan": "NaN", "inf": "-Infinity", "big": "1e999"}.items():
             body = b'{"anything": {"at": [%b]}}' % value.encode()
             yield Case(f"{path} has {name}", "POST", path, body, param="anything.at[0]")
+        many = b'{"x": [%s]}' % b",".join([b"1"] * 1_000_001)
+        yield Case(f"{path} holds too much", "POST", path, many, status=400)
         half = b'{"\\ud800": 1}'
         yield Case(f"{path} has half a pair", "POST", path, half, status=400)
 

@@ -136,6 +136,33 @@ def test_pages_of_other_servers_get_nothing_but_the_api(url: str, path: str) -> 
     assert "access-control-allow-origin" not in answer.headers
 
 
+@pytest.mark.parametrize(
+    ("method", "mode", "destination"),
+    [
+        ("GET", "no-cors", "image"),
+        ("GET", "no-cors", "script"),
+        ("GET", "navigate", "iframe"),
+        ("POST", "no-cors", "empty"),
+        ("POST", "navigate", "document"),
+        ("GET", "same-origin", "empty"),
+    ],
+)
+@pytest.mark.parametrize("site", ["cross-site", "same-site"])
+def test_the_api_is_not_for_forms_images_and_scripts_of_other_pages(
+    url: str, site: str, method: str, mode: str, destination: str
+) -> None:
+    if site == "same-site" and method == "GET":
+        pytest.skip("another server of this machine may show what it can get anyway")
+    id = create(url, background=True)["id"]
+    said = {"origin": EVIL, "sec_fetch_mode": mode, "sec_fetch_dest": destination}
+    path = "/v1/models" if method == "GET" else f"/v1/responses/{id}/cancel"
+    answer = asked(url, path, method, sec_fetch_site=site, **said)
+    assert answer.status_code == 403
+    assert assert_envelope(answer.json())["code"] == "forbidden_origin"
+    fetched = {**said, "sec_fetch_mode": "cors"}
+    assert asked(url, path, method, sec_fetch_site=site, **fetched).status_code == 200
+
+
 def test_a_link_may_be_followed_but_not_framed(url: str) -> None:
     visit = {"sec_fetch_site": "cross-site", "sec_fetch_mode": "navigate"}
     assert asked(url, "/nothing", **visit, sec_fetch_dest="document").status_code == 404

@@ -24,9 +24,11 @@ from door.admission import Admission
 from door.settings import Settings
 from door.websocket import Private
 from door.wire import Wire
+from inference.answer import Answer as RealAnswer
 from parts import (
     ContextLengthExceeded,
     Message,
+    Progress,
     Prompt,
     SamplingParams,
     Text,
@@ -138,6 +140,52 @@ def test_whoever_does_not_read_is_cut_off(
     with serving(create_app(Settings(), engine)) as url, wire(url) as connection:
         connection.sendall(HEAD + b"content-length: %d\r\n\r\n" % len(body) + body)
         wait_until(lambda: engine.answers and engine.answers[0].is_cancelled, "it is given up")
+        assert is_well(url)
+        engine.script = says(Text("hi"))
+        assert create(url)["status"] == "completed"
+
+
+class EagerEngine(ScriptedEngine):
+    """Says its parts whether they are read or not, as the real one does."""
+
+    num_fed = 0
+
+    async def submit(self, prompt: Prompt, params: SamplingParams) -> Any:
+        scripted = await super().submit(prompt, params)
+        answer = RealAnswer(scripted.cancel, Progress)
+
+        async def feed() -> None:
+            async for parts in scripted:
+                answer.feed(parts)
+                self.num_fed += 1
+
+        self.feeding = asyncio.create_task(feed())
+        return answer
+
+
+@pytest.mark.parametrize(
+    ("path", "rest"),
+    [
+        ("/v1/chat/completions", {}),
+        ("/v1/chat/completions", {"n": 2}),
+        ("/v1/responses", {"input": "hi"}),
+    ],
+    ids=["chat", "choices", "response"],
+)
+def test_whoever_falls_too_far_behind_is_told_so_and_frees_the_place(
+    path: str, rest: dict[str, Any]
+) -> None:
+    engine = EagerEngine(lambda prompt, params: [*[Text("x" * 65536)] * 400, asyncio.Event()])
+    body = json.dumps({**CHAT, "stream": True, **rest}).encode()
+    head = HEAD.replace(b"/v1/chat/completions", path.encode())
+    with serving(create_app(Settings(no_conversation_logs=True), engine)) as url, wire(url) as raw:
+        raw.sendall(head + b"connection: close\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
+        wait_until(lambda: engine.num_fed == 400 * rest.get("n", 1), "all is said")
+        answer = read(raw)
+        assert b'"slow_reader"' in answer
+        assert b"data: [DONE]" in answer[-100:]
+        assert len(answer) < 20_000_000
+        assert all(each.is_cancelled for each in engine.answers)
         assert is_well(url)
         engine.script = says(Text("hi"))
         assert create(url)["status"] == "completed"
@@ -475,6 +523,28 @@ def test_turns_are_dropped_in_few_tries(
 
 
 # What is kept
+
+
+def test_the_events_of_a_run_that_goes_on_are_bounded_too(
+    engine: ScriptedEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("door.runs.KEPT_BYTES", 30_000)
+    engine.script = lambda prompt, params: [*[Text("word ")] * 200, asyncio.Event()]
+    with serving(create_app(Settings(no_conversation_logs=True), engine)) as url:
+        id = create(url, background=True)["id"]
+        wait_until(lambda: len(written(url, id)) == 1000, "all is written")
+        assert refusal(get(url, id, stream=True))[:2] == (400, "stream_not_kept")
+        address = f"{url}/v1/responses/{id}"
+        with httpx.stream("GET", address, params={"stream": True, "starting_after": 200}) as told:
+            assert told.status_code == 200
+            assert '"sequence_number":201' in next(told.iter_text())
+        assert httpx.post(f"{address}/cancel").json()["status"] == "cancelled"
+        assert len(written(url, id)) == 1000
+
+
+def written(url: str, id: str) -> str:
+    output = get(url, id).json().get("output")
+    return output[0]["content"][0]["text"] if output else ""
 
 
 def test_the_events_of_finished_runs_are_bounded_in_bytes(
