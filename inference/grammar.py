@@ -347,15 +347,17 @@ class Grammars:
         """Let the model think before its answer, unless it was told not to."""
         start, end = self._markers.think_start, self._markers.think_end
         is_open = self._markers.opens_thinking(tokens, self._tokenizer)
+        before, *behind = [f"({self._say(m.text)})?" for m in self._markers.layout] or [""]
+        answer = " ".join([before, "body", *behind])
         if start is None or end is None or (_says_not_to_think(prompt) and not is_open):
-            return f"start: body\n{body}"
+            return f"start: {answer}\n{body}"
         if (ending := self._written_marker(end)).startswith("<["):
             rest = f"rest: {ANYTHING} {ending}"
         else:
             rest = rf"rest[lazy]: /(.|\n)*{_escaped(end.text)}/"
         opening = "rest" if is_open else f"({self._written_marker(start)} rest"
         closing = "" if is_open else ")?"
-        return rf"start: {opening} /\n{{0,2}}/{closing} body" + f"\n{rest}\n{body}"
+        return rf"start: {opening} /\n{{0,2}}/{closing} {answer}" + f"\n{rest}\n{body}"
 
     def _calls(
         self,
