@@ -28,7 +28,7 @@ from llguidance import LLMatcher, LLTokenizer
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from inference.grammar import Guide  # noqa: E402
+from inference.grammar import Compiled, Guide  # noqa: E402
 from inference.loader import LoadOptions, load  # noqa: E402
 from inference.parser import Markers  # noqa: E402
 from inference.sampling import Row, Sampler  # noqa: E402
@@ -127,8 +127,8 @@ def masks_us(tokens: LLTokenizer, batch: int) -> float:
     grammar = LLMatcher.grammar_from_json_schema(
         json.dumps(RECORDS), defaults={"whitespace_flexible": False}
     )
-    first = LLMatcher(tokens, grammar)
-    guides = [Guide(first.deep_copy(), Markers()) for _ in range(batch)]
+    compiled = Compiled(lambda: LLMatcher(tokens, grammar))
+    guides = [Guide(compiled, Markers()) for _ in range(batch)]
     mask = np.full((batch, (tokens.vocab_size + 31) // 32), -1, np.int32)
     numbers = np.random.default_rng(0)
 

@@ -43,10 +43,10 @@ log = logging.getLogger(__name__)
 
 MAX_GRAMMAR = 256 * 1024
 """Characters of all schemas, expressions and grammars of a request."""
-NUM_TRIED = 32
-"""Tokens of a text that is tried of every grammar before it is let in."""
-NUM_TEXTS = 4
-"""Texts that are tried."""
+NUM_TRIED = 8
+"""Tokens that are tried of every grammar before it is let in."""
+NUM_TRIED_OF_TEXTS = (32, 32, 32, 32)
+"""The same for one with expressions, in several tries."""
 MAX_RENEWED = 3
 """Times that a guide which has lost its way tries again with a lexer of its own."""
 NUM_CACHED = 64
@@ -347,15 +347,17 @@ class Grammars:
         """Let the model think before its answer, unless it was told not to."""
         start, end = self._markers.think_start, self._markers.think_end
         is_open = self._markers.opens_thinking(tokens, self._tokenizer)
+        before, *behind = [f"({self._say(m.text)})?" for m in self._markers.layout] or [""]
+        answer = " ".join([before, "body", *behind])
         if start is None or end is None or (_says_not_to_think(prompt) and not is_open):
-            return f"start: body\n{body}"
+            return f"start: {answer}\n{body}"
         if (ending := self._written_marker(end)).startswith("<["):
             rest = f"rest: {ANYTHING} {ending}"
         else:
             rest = rf"rest[lazy]: /(.|\n)*{_escaped(end.text)}/"
         opening = "rest" if is_open else f"({self._written_marker(start)} rest"
         closing = "" if is_open else ")?"
-        return rf"start: {opening} /\n{{0,2}}/{closing} body" + f"\n{rest}\n{body}"
+        return rf"start: {opening} /\n{{0,2}}/{closing} {answer}" + f"\n{rest}\n{body}"
 
     def _calls(
         self,
@@ -467,23 +469,26 @@ class Grammars:
         if reason := why_not(grammar.get("json_schema", {})):
             return reason
         compiled = self._compile({name: grammar})
-        # Some that can be compiled fail at a step.
-        for seed in range(NUM_TEXTS):
+        # Some that can be compiled fail at a step; with an expression, at which one is hard to say.
+        numbers = NUM_TRIED_OF_TEXTS if _has_expression(grammar) else (NUM_TRIED,)
+        for seed, number in enumerate(numbers):
             matcher = compiled.deep_copy()
-            self._try(matcher, random.Random(seed))
+            self._try(matcher, number, random.Random(seed))
             if matcher.is_error():
                 return _reason(matcher.get_error())
         return None
 
-    def _try(self, matcher: LLMatcher, chooser: random.Random) -> None:
+    def _try(self, matcher: LLMatcher, number: int, chooser: random.Random) -> None:
         """Follow a grammar for some tokens, whichever."""
         mask = np.zeros((1, (self._vocab_size + 31) // 32), np.int32)
-        for _ in range(NUM_TRIED):
+        ends = [token for token in self._tokenizer.eos_token_ids if token < self._vocab_size]
+        for _ in range(number):
             if matcher.is_error() or matcher.is_stopped():
                 return
             fill_next_token_bitmask(matcher, mask)
-            allowed = np.flatnonzero(np.unpackbits(mask.view(np.uint8), bitorder="little"))
-            going_on = allowed[~np.isin(allowed, list(self._tokenizer.eos_token_ids))]
+            is_allowed = np.unpackbits(mask.view(np.uint8), bitorder="little")
+            is_allowed[ends] = 0
+            going_on = np.flatnonzero(is_allowed)
             if not len(going_on) or not matcher.consume_token(int(chooser.choice(going_on))):
                 return
 
@@ -578,6 +583,12 @@ def _as_lark(text: str, param: str) -> str:
 
 def _schema(schema: Mapping[str, Any]) -> Grammar:
     return {"json_schema": {**(schema or ANY_OBJECT), "x-guidance": LAYOUT}}
+
+
+def _has_expression(grammar: Grammar) -> bool:
+    """Whether there is anything in it but what this server made."""
+    schema = grammar.get("json_schema")
+    return schema is None or '"pattern' in json.dumps(schema)
 
 
 def _adapted(grammar: Grammar) -> Grammar:

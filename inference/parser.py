@@ -49,6 +49,8 @@ class Markers:
     think_end: Marker | None = None
     tool_start: Marker | None = None
     tool_end: Marker | None = None
+    layout: tuple[Marker, ...] = ()
+    """Around an answer's text: the first before it, the others behind it."""
 
     @classmethod
     def of(cls, tokenizer: Any) -> Markers:
@@ -66,6 +68,7 @@ class Markers:
             marker(t.think_end, t.think_end_tokens),
             marker(t.tool_call_start, t.tool_call_start_tokens),
             marker(t.tool_call_end, t.tool_call_end_tokens),
+            tuple(Marker(text, None) for text in t.structural_markers),
         )
 
     def with_fallback_tools(self, tokenizer: Any) -> Markers:
@@ -152,15 +155,16 @@ class Parser:
         """The markers that mean something here."""
         m = self._markers
         can_call = self._tool_parser is not None
+        found: tuple[Marker | None, ...]
         match self.section:
             case "start":
-                found = (m.think_start, m.tool_start if can_call else None)
+                found = (m.think_start, m.tool_start if can_call else None, *m.layout)
             case "reasoning":
-                found = (m.think_end, None)
+                found = (m.think_end,)
             case "content":
-                found = (m.tool_start if can_call else None, None)
+                found = (m.tool_start if can_call else None, *m.layout)
             case "tool":
-                found = (m.tool_end, None)
+                found = (m.tool_end,)
         return tuple(f for f in found if f is not None)
 
     def _expected_by_token(self, token: int) -> Marker | None:
@@ -176,6 +180,8 @@ class Parser:
         self._held = ""
         if self.section == "tool":
             yield from self._close_call(is_complete=True)
+        elif marker in self._markers.layout:
+            self.section = "content"
         elif marker == self._markers.think_start:
             self.section, self._skips_space = "reasoning", True
         elif self.section == "reasoning":

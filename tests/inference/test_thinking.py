@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 
+from inference.detokenizer import Detokenizer
 from inference.grammar import Grammars, Guide
-from inference.parser import Markers
+from inference.parser import Markers, Parser
 from parts import Constraint, Message, Prompt, SamplingParams
 from tests.demo import ENDS, VOCAB_SIZE
 from tests.inference.scripted import whole
-from tests.inference.spoken import WEATHER, as_tokens
+from tests.inference.spoken import WEATHER, as_tokens, folded
 from tests.inference.test_grammar import allowed, started
 
 HELLO = (Message("user", "Hello!"),)
@@ -119,7 +120,8 @@ def test_an_answer_in_a_schema_may_be_thought_about(thinker: Thinker, is_open: b
     start, end = thinker.family.think
     guide = thinker.guide(YES, f"a{start}\n" if is_open else "a")
     follow(guide, thinker.tokens(*([] if is_open else [start]), "no, {", end, "\n", "yes"))
-    assert set(allowed(guide)) == set(ENDS)
+    layout = {thinker.tokens(marker.text)[0] for marker in Markers.of(thinker.tokenizer).layout[1:]}
+    assert set(allowed(guide)) == {*ENDS, *layout}
 
 
 @pytest.mark.parametrize("is_open", [False, True])
@@ -130,6 +132,18 @@ def test_a_call_that_must_come_may_be_thought_about(thinker: Thinker, is_open: b
     thought = thinker.tokens(*([] if is_open else [start]), "hm", end)
     follow(guide, [*thought, *thinker.tokens(thinker.family.call)])
     assert not guide.error
+
+
+def test_what_stands_around_an_answer_is_not_part_of_it(thinker: Thinker) -> None:
+    if not (layout := Markers.of(thinker.tokenizer).layout):
+        assert thinker.family is not KIMI
+        return
+    (start, end), (before, *behind) = thinker.family.think, [marker.text for marker in layout]
+    tokens = thinker.tokens(start, "hm", end, before, "yes", *behind)
+    follow(thinker.guide(YES), tokens)
+    parser = Parser(Detokenizer(thinker.tokenizer), Markers.of(thinker.tokenizer))
+    found = folded([*(part for token in tokens for part in parser.add(token)), *parser.flush()])
+    assert (found.reasoning, found.text) == ("hm", "yes")
 
 
 @pytest.mark.parametrize("prompt", [Prompt(HELLO), YES], ids=["free", "bound"])
