@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from starlette.types import Message
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from door.bodies import LARGE_BODY
 from door.log import Story, told
 from door.requests import ResponseRequest
 from door.responses import Responses
@@ -80,7 +81,7 @@ class Session:
 
     async def _answer(self, frame: Message) -> None:
         try:
-            await self._turn(_read(frame))
+            await self._turn(*await _request(frame))
         except ServerError as error:
             await self._send(_error_frame(errors.status_of(error), errors.body_of(error)))
         except ValidationError as error:
@@ -93,14 +94,13 @@ class Session:
             sentence = "The server failed on this request."
             await self._send(_error_frame(500, errors.envelope(500, sentence)))
 
-    async def _turn(self, fields: dict[str, Any]) -> None:
-        given = ResponseRequest.model_validate(fields).given() | {"stream": True}
+    async def _turn(self, given: dict[str, Any], is_warm_up: bool) -> None:
         previous = given.get("previous_response_id")
         past = self._private.get(previous) if previous else None
         if past is not None:
             given["store"] = False
         try:
-            run = await self._begin(given, past, is_warm_up=fields.get("generate") is False)
+            run = await self._begin(given, past, is_warm_up=is_warm_up)
             await self._tell(run)
         except ServerError:
             self._private.forget(previous)
@@ -185,10 +185,21 @@ class Sockets:
         await asyncio.gather(*(session.end() for session in self._sessions))
 
 
-def _read(frame: Message) -> dict[str, Any]:
-    """The request in a frame. Raises `InvalidRequest`."""
+async def _request(frame: Message) -> tuple[dict[str, Any], bool]:
+    """The request in a frame, and whether it is only to be prepared. Raises as `_read` does."""
     text = frame.get("text")
-    value = strict_json.loads(frame.get("bytes") or b"" if text is None else text.encode())
+    body = frame.get("bytes") or b"" if text is None else text.encode()
+    return await asyncio.to_thread(_read, body) if len(body) > LARGE_BODY else _read(body)
+
+
+def _read(body: bytes) -> tuple[dict[str, Any], bool]:
+    """Read a request. Raises `InvalidRequest`, and `ValidationError` when its shape is wrong."""
+    fields = _fields(strict_json.loads(body))
+    given = ResponseRequest.model_validate(fields).given() | {"stream": True}
+    return given, fields.get("generate") is False
+
+
+def _fields(value: Any) -> dict[str, Any]:
     if not isinstance(value, dict) or value.get("type") != "response.create":
         raise InvalidRequest("Send objects of type 'response.create'.", param="type")
     inner = value.get("response")

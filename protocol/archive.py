@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import logging
 import os
 import re
@@ -202,16 +203,18 @@ class Archive:
     def _sweep(self, folder: int, names: list[str]) -> None:
         for name in filter(TEMPORARY.fullmatch, names):
             with contextlib.suppress(OSError):
-                os.unlink(name, dir_fd=folder)
-                log.info("removed %s, which was never finished", name)
+                if not _is_being_written(folder, name):
+                    os.unlink(name, dir_fd=folder)
+                    log.info("removed %s, which was never finished", name)
 
     # Writing
 
     def _write(self, folder: int, name: str, text: bytes) -> None:
         temporary = f".{name}.{secrets.token_hex(8)}.tmp"
         try:
-            _write_new(folder, temporary, text)
-            os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
+            with _new_file(folder, temporary) as file:
+                _write_all(file, text)
+                os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
         except OSError:
             with contextlib.suppress(OSError):
                 os.unlink(temporary, dir_fd=folder)
@@ -269,16 +272,38 @@ def file_name(tree: Tree) -> str:
     return f"{created:%Y-%m-%dT%H-%M-%SZ}_{tree.id}.json"
 
 
-def _write_new(folder: int, name: str, text: bytes) -> None:
+@contextlib.contextmanager
+def _new_file(folder: int, name: str) -> Iterator[int]:
+    """A file that is locked for as long as it is open, so that no other server sweeps it."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     file = os.open(name, flags, 0o600, dir_fd=folder)
     try:
-        rest = memoryview(text)
-        while rest:
-            rest = rest[os.write(file, rest) :]
-        os.fsync(file)
+        with contextlib.suppress(OSError):  # some network folders have no locks
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield file
+    finally:
+        with contextlib.suppress(OSError):  # what had to be flushed has been
+            os.close(file)
+
+
+def _write_all(file: int, text: bytes) -> None:
+    rest = memoryview(text)
+    while rest:
+        rest = rest[os.write(file, rest) :]
+    os.fsync(file)
+
+
+def _is_being_written(folder: int, name: str) -> bool:
+    """Whether another server, on the same folder, has a file open to write it."""
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    file = os.open(name, flags, dir_fd=folder)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
     finally:
         os.close(file)
+    return False
 
 
 def _flush(folder: int) -> None:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import socket
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlsplit
 
 import httpx
 import pytest
 from openai.types import Model
 
+from door.requests import Permissive
 from door.settings import Settings
 from parts import Counts, Memory, Text
+from protocol import strict_json
 from server import create_app
 from tests.oracle import assert_envelope, validated
 from tests.scripted import ScriptedEngine, says
-from tests.serving import serving
+from tests.serving import serving, wait_until
 
 CHAT = {"messages": [{"role": "user", "content": "a secret"}]}
 
@@ -76,6 +81,55 @@ def test_a_body_over_the_limit_is_a_413_while_it_is_read(scripted_url: str) -> N
     )
     assert answer.status_code == 413
     assert_envelope(answer.json())
+
+
+def large(num_bytes: int = 900_000) -> dict[str, object]:
+    return {**CHAT, "unknown": "x" * num_bytes}
+
+
+def test_only_so_many_large_bodies_are_held_and_small_ones_always(
+    engine: ScriptedEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("door.guard.MAX_LARGE_BODIES", 1)
+    gate = asyncio.Event()
+    engine.script = lambda prompt, params: [gate, *says(Text("hi"))(prompt, params)]
+    with serving(create_app(Settings(max_body=2**20), engine)) as url, ThreadPoolExecutor() as pool:
+        path = f"{url}/v1/chat/completions"
+        first = pool.submit(httpx.post, path, json=large(), timeout=30)
+        wait_until(lambda: engine.answers, "the first is held")
+        second = httpx.post(path, json=large(), timeout=30)
+        assert second.status_code == 503
+        assert_envelope(second.json())
+        assert (second.headers["retry-after"], second.headers["connection"]) == ("2", "close")
+        small = pool.submit(httpx.post, path, json=CHAT, timeout=30)
+        wait_until(lambda: len(engine.answers) == 2, "a small one is served")
+        engine.go_on(gate)
+        assert first.result().status_code == small.result().status_code == 200
+        wait_until(lambda: httpx.post(path, json=large()).status_code == 200, "there is room again")
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/responses"])
+def test_a_large_body_is_read_and_checked_beside_the_event_loop(
+    scripted_url: str, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    threads: dict[str, set[str]] = {"read": set(), "checked": set()}
+    loads, given = strict_json.loads, Permissive.given
+
+    def read(body: bytes) -> object:
+        threads["read"].add(threading.current_thread().name)
+        return loads(body)
+
+    def checked(self: Permissive) -> dict[str, object]:
+        threads["checked"].add(threading.current_thread().name)
+        return given(self)
+
+    monkeypatch.setattr(strict_json, "loads", read)
+    monkeypatch.setattr(Permissive, "given", checked)
+    for body in ({**large(), "input": "hi"}, {**large(), "input": "hi", "temperature": 7}):
+        answer = httpx.post(scripted_url + path, json=body, timeout=30)
+        assert answer.status_code == (422 if "temperature" in body else 200)
+    assert all(name.startswith("asyncio_") for names in threads.values() for name in names)
+    assert all(threads.values())
 
 
 def test_the_key_is_asked_for_everywhere_but_at_health(engine: ScriptedEngine) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import subprocess
@@ -238,3 +239,102 @@ def test_a_template_that_fails_on_everything_is_refused(folder: Path, template: 
     (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
     with pytest.raises(Unavailable, match="chat template"):
         load(options(folder))
+
+
+# Code that comes with a model
+
+
+TRAP = """
+from pathlib import Path
+
+Path(__file__).with_name("was-run").touch()
+Path({place!r}).touch()
+
+
+class Trap:
+    def __init__(self, *arguments, **options):
+        pass
+
+    from_pretrained = classmethod(lambda cls, *arguments, **options: cls())
+
+
+Model = ModelArgs = TrapTokenizer = TrapConfig = TrapModel = Trap
+"""
+AUTO_MAP = {
+    "AutoConfig": "trap.TrapConfig",
+    "AutoModelForCausalLM": "trap.TrapModel",
+    "AutoTokenizer": ["trap.TrapTokenizer", "trap.TrapTokenizer"],
+}
+
+
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [
+        ("config.json", {"auto_map": AUTO_MAP}),
+        ("config.json", {"auto_map": AUTO_MAP, "model_type": "trap"}),
+        ("config.json", {"model_file": "trap.py"}),
+        ("config.json", {"model_file": "trap.py", "model_type": "trap"}),
+        ("tokenizer_config.json", {"auto_map": AUTO_MAP}),
+        ("tokenizer_config.json", {"auto_map": AUTO_MAP, "tokenizer_class": "TrapTokenizer"}),
+        ("tokenizer_config.json", {"tool_parser_type": "trap"}),
+        ("tokenizer_config.json", {"tool_parser_type": "../../trap"}),
+    ],
+    ids=str,
+)
+def test_code_that_comes_with_a_model_is_not_run(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory, file: str, said: dict[str, Any]
+) -> None:
+    place = tmp_path_factory.mktemp("place") / "was-run"
+    (folder / "trap.py").write_text(TRAP.format(place=str(place)), encoding="utf-8")
+    edit(folder / file, lambda content: content.update(said))
+    with contextlib.suppress(Unavailable):
+        load(options(folder)).render(Prompt((Message("user", "hi"),)))
+    assert not place.exists()
+    assert not (folder / "was-run").exists()
+
+
+ESCAPES = [
+    "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+    "{{ messages.__class__.__base__.__subclasses__() }}",
+    "{{ cycler.__init__.__globals__.os.popen('touch PLACE').read() }}",
+    "{{ lipsum.__globals__['os'].system('touch PLACE') }}",
+    "{{ raise_exception.__globals__['__builtins__']['open']('PLACE', 'w') }}",
+    "{{ strftime_now.__globals__['__builtins__']['open']('PLACE', 'w') }}",
+    "{{ self.__init__.__globals__.__builtins__.open('PLACE', 'w') }}",
+    "{{ (messages|map(attribute='__class__')|list)[0].__mro__ }}",
+    "{{ ''|attr('__class__')|attr('__mro__') }}",
+    "{{ '{0.__class__.__mro__}'.format(messages) }}",
+    "{% set _ = messages.append({'role': 'user', 'content': 'x'}) %}",
+    "{{ messages.clear() }}",
+    "{% include '/etc/passwd' %}",
+    "{% import 'os' as os %}{{ os.system('touch PLACE') }}",
+]
+
+
+def shown(folder: Path, template: str, tokenizer: Any) -> str:
+    """What a model's own template makes of a message, or why it does not."""
+    for old in folder.glob("*.jinja"):
+        old.unlink()
+    said = template + "{{ messages[0].content }}"
+    edit(folder / "tokenizer_config.json", lambda content: content.update(chat_template=said))
+    try:
+        tokens = load(options(folder)).render(Prompt((Message("user", "hi"),)))
+    except (InvalidRequest, Unavailable) as refusal:
+        return refusal.message
+    return str(tokenizer.decode(tokens))
+
+
+def test_a_models_own_template_is_rendered(folder: Path, tokenizer: Any) -> None:
+    assert shown(folder, "{{ 6 * 7 }}{{ messages[0].role }}", tokenizer).startswith("42user")
+
+
+@pytest.mark.parametrize("escape", ESCAPES)
+def test_a_template_does_not_get_out_of_its_sandbox(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory, tokenizer: Any, escape: str
+) -> None:
+    place = tmp_path_factory.mktemp("place") / "was-run"
+    text = shown(folder, escape.replace("PLACE", str(place)), tokenizer)
+    assert not place.exists()
+    assert "<class" not in text and "root:" not in text
+    # Refused, or left empty: what it asked for is nowhere.
+    assert text.endswith("hi") or "template" in text

@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from parts import NotFound, Unavailable
-from protocol import browser, record
+from protocol import archive, browser, record
 from protocol.archive import Archive, file_name
 from protocol.conversations import Store
 from protocol.items import new_id
@@ -340,6 +340,20 @@ def test_what_a_crash_left_half_written_is_swept(folder: Path) -> None:
 
 
 # The index
+
+
+def test_what_another_server_is_writing_is_not_swept(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    name = f".2026-01-02T03-04-05Z_resp_{'0' * 32}.json.{'0' * 16}.tmp"
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        with archive._new_file(fd, name):
+            Archive(folder).open()
+            assert (folder / name).exists()
+        Archive(folder).open()
+        assert not (folder / name).exists()
+    finally:
+        os.close(fd)
 
 
 def test_a_lookup_before_the_index_is_complete_is_right(folder: Path) -> None:
