@@ -169,8 +169,12 @@ class Score:
     wrong: list[tuple[Probe, Answer]]
 
     @property
+    def num(self) -> int:
+        return self.right + len(self.wrong)
+
+    @property
     def share(self) -> float:
-        return self.right / (self.right + len(self.wrong))
+        return self.right / self.num
 
 
 def examine(
@@ -190,14 +194,15 @@ def examine(
 
 
 def print_table(
-    skills: Sequence[Skill], greedy: dict[str, Score], sampled: dict[str, Score], count: int
+    skills: Sequence[Skill], greedy: dict[str, Score], sampled: dict[str, Score]
 ) -> None:
-    print(f"\n| skill (n = {count} each) | wanted | greedy | 0.7 / 0.95 | |")
-    print("| --- | --- | --- | --- | --- |")
+    print("\n| skill | wanted | greedy | n | 0.7 / 0.95 | n | |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
     for skill in skills:
-        first, second = greedy[skill.name].share, sampled[skill.name].share
-        missed = "missed" if first < skill.least or second < LEAST_WHEN_SAMPLING else ""
-        print(f"| {skill.name} | {skill.least:.2f} | {first:.3f} | {second:.3f} | {missed} |")
+        first, second = greedy[skill.name], sampled[skill.name]
+        is_met = first.share >= skill.least and second.share >= LEAST_WHEN_SAMPLING
+        figures = f"{first.share:.3f} | {first.num} | {second.share:.3f} | {second.num}"
+        print(f"| {skill.name} | {skill.least:.2f} | {figures} | {'' if is_met else 'missed'} |")
 
 
 def print_wrong(skills: Sequence[Skill], scores: dict[str, Score], most: int) -> None:
@@ -212,17 +217,26 @@ def print_wrong(skills: Sequence[Skill], scores: dict[str, Score], most: int) ->
             print(f"  thought  {answer.reasoning!r:.200}")
 
 
-def evaluate(model: Model, skills: Sequence[Skill], count: int, show_wrong: int = 0) -> None:
+def evaluate(
+    model: Model,
+    skills: Sequence[Skill],
+    count: int,
+    num_sampled: int | None = None,
+    show_wrong: int = 0,
+) -> None:
+    """Print the table: `count` prompts of each skill greedily, `num_sampled` of them sampled."""
     begun = time.monotonic()
-    greedy, sampled = (examine(model, skills, count, sampling) for sampling in (GREEDY, DEFAULT))
+    greedy = examine(model, skills, count, GREEDY)
+    sampled = examine(model, skills, num_sampled or count, DEFAULT)
     if show_wrong:
         print_wrong(skills, greedy, show_wrong)
-    print_table(skills, greedy, sampled, count)
-    print(f"\n{2 * count * len(skills)} answers in {time.monotonic() - begun:.0f} s")
+    print_table(skills, greedy, sampled)
+    num_answers = sum(score.num for score in (*greedy.values(), *sampled.values()))
+    print(f"\n{num_answers} answers in {time.monotonic() - begun:.0f} s")
 
 
 def evaluate_in_process(folder: str, count: int = 200, show_wrong: int = 0) -> None:
-    evaluate(model_in_process(folder), SKILLS, count, show_wrong)
+    evaluate(model_in_process(folder), SKILLS, count, show_wrong=show_wrong)
 
 
 def main() -> None:
@@ -241,6 +255,7 @@ def main() -> None:
         help="only skills with one of these, separated by commas, in their name",
     )
     parser.add_argument("-n", type=int, default=200, help="prompts for each skill")
+    parser.add_argument("--sampled", type=int, help="so many of them sampled (all)")
     parser.add_argument("--concurrency", type=int, default=8, help="clients at once, over HTTP")
     parser.add_argument(
         "--show-wrong", type=int, default=0, help="print up to so many wrong answers of each skill"
@@ -253,7 +268,7 @@ def main() -> None:
         if arguments.base_url
         else model_in_process(arguments.model)
     )
-    evaluate(model, skills, arguments.n, arguments.show_wrong)
+    evaluate(model, skills, arguments.n, arguments.sampled, arguments.show_wrong)
 
 
 if __name__ == "__main__":
