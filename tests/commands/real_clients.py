@@ -21,12 +21,12 @@ FOLDER = ROOT / ".clients"
 WANTED = "TEST_CLIENTS"
 """The variable that makes the tests use them."""
 NPM = {
-    "codex": "@openai/codex@>=0.134",
-    "opencode": "opencode-ai@>=1",
-    "claude": "@anthropic-ai/claude-code@>=2",
-    "cn": "@continuedev/cli@>=1",
+    "codex": "@openai/codex@0.171.0",
+    "opencode": "opencode-ai@1.18.33",
+    "claude": "@anthropic-ai/claude-code@2.1.332",
+    "cn": "@continuedev/cli@1.5.47",
 }
-PYPI = {"llm": "llm>=0.27", "litellm": "litellm[proxy]>=1.80"}
+PYPI = {"llm": "llm==0.36", "litellm": "litellm[proxy]==1.110.2"}
 INSTALL_S = 900
 ANSWER_S = 180
 """Seconds after which a client that says nothing is taken for dead."""
