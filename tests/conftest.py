@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +23,16 @@ DEMO = ROOT / "demo" / "model"
 # No time is too long: the machine may be busy with something else.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")
+
+# What was started in the background, or by nohup, ignores these signals, and so do its children:
+# here, the servers that are to be stopped by them.
+if threading.current_thread() is threading.main_thread():
+    for number, meaning in (
+        (signal.SIGINT, signal.default_int_handler),
+        (signal.SIGHUP, signal.SIG_DFL),
+    ):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, meaning)
 
 
 @pytest.fixture(scope="session")

@@ -199,13 +199,12 @@ class Talking:
 @contextlib.contextmanager
 def talking(url: str) -> Iterator[Talking]:
     chat = Talking(url)
-    try:
-        with chat.process:
+    with chat.process:
+        try:
             yield chat
-            assert chat.process.stdin
-            chat.process.stdin.close()
-    finally:
-        chat.process.kill()
+        except BaseException:
+            chat.process.kill()  # or it would be waited for
+            raise
 
 
 def test_one_question_may_be_asked_at_once(
