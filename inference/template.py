@@ -244,7 +244,7 @@ class ChatTemplate:
         try:
             return environment.parse(re.sub(r"{%-?\s*(end)?generation\s*-?%}", "", self._source))
         except jinja2.TemplateSyntaxError:
-            return jinja2.nodes.Template([])
+            return environment.parse("")
 
     # What the template accepts
 

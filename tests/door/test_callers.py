@@ -296,7 +296,7 @@ def test_nothing_that_was_said_is_in_the_log(
     assert MARKER not in caplog.text
 
 
-async def broken(prompt: object, params: object) -> Any:
+async def broken(prompt: object, params: object, **options: object) -> Any:
     """An engine that fails, and quotes what it was given."""
     raise ZeroDivisionError(f"{prompt}")
 

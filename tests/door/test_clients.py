@@ -151,8 +151,8 @@ class EagerEngine(ScriptedEngine):
 
     num_fed = 0
 
-    async def submit(self, prompt: Prompt, params: SamplingParams) -> Any:
-        scripted = await super().submit(prompt, params)
+    async def submit(self, prompt: Prompt, params: SamplingParams, **options: Any) -> Any:
+        scripted = await super().submit(prompt, params, **options)
         answer = RealAnswer(scripted.cancel, Progress)
 
         async def feed() -> None:
