@@ -6,6 +6,7 @@ Runs on the GPU thread, which will own every array made here.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import gc
 import hashlib
 import json
@@ -34,6 +35,8 @@ DECIDING = frozenset({".json", ".jinja", ".model", ".txt", ".safetensors"})
 """Kinds of files that have a part in what a model says."""
 SMALL = 32 * 2**20
 """Bytes of a file that is read whole to name a model."""
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+"""Names of malloc.h."""
 DEFAULT_CONTEXT = 8192
 """Tokens, for a model that does not say how many it can read."""
 
@@ -129,7 +132,7 @@ def load(options: LoadOptions) -> LoadedModel:
     has_gpu = mx.default_device() == mx.gpu
     can_batch, can_pad = self_test.run(model, width)
     limit = options.memory_limit or int(memory.recommended(device) * memory.SHARE)
-    mx.set_cache_limit(min(limit // 40, 2**30 if has_gpu else 2**27))
+    mx.set_cache_limit(min(limit // 40, 2**30 if has_gpu else 2**25))
     # Not the number of tokens: some vocabularies have gaps, with the stop tokens behind them.
     vocab_size = min(width, max(tokenizer.get_vocab().values()) + 1)
     grammars = Grammars(tokenizer, markers, vocab_size=vocab_size, tool_parser=tool_parser)
@@ -207,11 +210,24 @@ def _prepare_device(mx: Any) -> None:
     """
     from mlx_lm.models.cache import BatchKVCache, KVCache
 
+    _return_large_blocks()
     if mx.cuda.is_available():
         KVCache.step = BatchKVCache.step = 264
     limit = mx.device_info().get("max_recommended_working_set_size")
     if limit and mx.metal.is_available():
         mx.set_wired_limit(limit)
+
+
+def _return_large_blocks() -> None:
+    """Have glibc give blocks of 256 kB and more back to the system as soon as they are free.
+
+    It learns to keep them, for speed; between small ones they are of no use to anybody, and a
+    server that runs for days grows. MLX keeps what it needs again soon by itself.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        mallopt = ctypes.CDLL(None).mallopt
+        for parameter, number in ((M_MMAP_THRESHOLD, 2**18), (M_TRIM_THRESHOLD, 2**20)):
+            mallopt(parameter, number)
 
 
 def _suit_to_device(mx: Any, model: Any) -> None:
