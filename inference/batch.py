@@ -18,6 +18,9 @@ from inference.rows import Cache
 from inference.sampling import Row, Sampled, Sampler
 from inference.sequence import Sequence
 
+SETTLE_EVERY = 64
+"""Steps between two looks at whether all is computed that a layer keeps."""
+
 
 @dataclass(slots=True)
 class Arrivals:
@@ -40,6 +43,7 @@ class Batch:
         self._sampled: Sampled | None = None
         """The tokens that no one has read yet."""
         self._sampler: Sampler | None = None
+        self._num_steps = 0
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -69,6 +73,7 @@ class Batch:
                 self._cache = kv.merged(self._cache)
             is_plain = len(arrivals.rows) == 1
             kv.extend(self._cache, kv.merged(arrivals.cache) if is_plain else arrivals.cache)
+            kv.settle(self._cache)
             self._sampled = _concatenated(self._sampled, arrivals.sampled)
         self.rows = [*self.rows, *arrivals.rows]
         self._sampler = None
@@ -89,6 +94,9 @@ class Batch:
         logits = self._model(current.tokens[:, None], cache=self._cache)[:, -1, :]
         for sequence in self.rows:
             sequence.num_computed += 1
+        self._num_steps += 1
+        if self._num_steps % SETTLE_EVERY == 0:
+            kv.settle(self._cache)
         if any(sequence.guide is not None for sequence in self.rows):
             # What may come next depends on what has come: while the device computes the logits,
             # the guides read the tokens behind which they stand.
@@ -137,6 +145,7 @@ class Batch:
         else:
             for layer in self._cache:
                 layer.filter(keep)
+            kv.settle(self._cache)
         assert self._sampled is not None
         self._sampled = _filtered(self._sampled, keep)
         self.rows = [self.rows[i] for i in keep]

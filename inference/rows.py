@@ -150,6 +150,23 @@ def extend(cache: Cache, other: Cache) -> None:
         mine.extend(its)
 
 
+def settle(cache: Cache) -> None:
+    """Have computed where rows begin and end.
+
+    Not every layer is asked for it in a step: most models make one mask for all. What nobody asks
+    for grows by a link with every row that comes or goes, or with every token, for as long as the
+    batch is never empty.
+    """
+    mx.async_eval([array for layer in cache for array in _places(layer)])
+
+
+def _places(layer: Any) -> list[mx.array]:
+    if hasattr(layer, "caches"):
+        return [array for inner in layer.caches for array in _places(inner)]
+    found = [getattr(layer, name, None) for name in ("offset", "left_padding", "lengths")]
+    return [array for array in found if isinstance(array, mx.array)]
+
+
 def states(cache: Cache) -> list[Any]:
     """The arrays of a cache, to be evaluated."""
     return [layer.state for layer in cache]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence as Tokens
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
@@ -12,12 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mlx_lm.models.cache import make_prompt_cache
 
+from inference import rows as kv
 from inference.detokenizer import Detokenizer
+from inference.loader import LoadOptions, load
 from inference.parser import Markers, Parser
 from inference.prefix_cache import PrefixCache
 from inference.runner import Runner, Shapes
 from inference.sequence import Sequence
-from parts import SamplingParams, TokenLogprob
+from parts import Message, Prompt, SamplingParams, TokenLogprob
 from tests.demo import VOCAB_SIZE
 
 TEXT = (
@@ -283,3 +287,35 @@ def test_known_shapes_change_nothing_but_what_is_computed_again(
     assert said == solo(model, tokenizer, first)
     second = greedy([*words[:70], *said, *words[20:40]])
     assert answers(runner, tokenizer, [second])[0] == solo(model, tokenizer, second)
+
+
+def test_what_a_layer_keeps_does_not_grow_with_those_who_come_and_go(float32_model: Path) -> None:
+    """Left alone, it is a chain of sums that nobody ever computes: some kilobytes a request."""
+    loaded = load(LoadOptions(folder=float32_model, name="demo"))
+    runner: Any = loaded.runner
+
+    def joined(length: int) -> Sequence:
+        prompt = Prompt((Message("user", "x"),))
+        params = SamplingParams(temperature=0, max_tokens=500)
+        sequence = Sequence(list(range(5, 5 + length)), params, loaded.make_parser([1], prompt))
+        assert runner.prefill([sequence], 4096)
+        runner.join()
+        return sequence
+
+    def links() -> int:
+        drawn = io.StringIO()
+        layers = runner._batch._cache
+        mx.export_to_dot(drawn, *(array for layer in layers for array in kv._places(layer)))
+        return drawn.getvalue().count("->")
+
+    for length in (3, 40):
+        joined(length)
+    seen = []
+    for length in (7, 50, 9):
+        for _ in range(2):
+            other = joined(length)
+            runner.decode()
+            runner.remove([other])
+            runner.decode()
+        seen.append(links())
+    assert seen[0] == seen[-1]
