@@ -555,8 +555,9 @@ class Engine:
             self._model.runner.remove(leaving)
 
     def _fail(self, sequence: Sequence, error: Exception) -> None:
-        log.error("sequence %d failed", sequence.number, exc_info=error)
         known = error if isinstance(error, EngineFailed) else None
+        # What a client is told may quote the client's own schema, which is nothing for the log.
+        log.error("sequence %d failed", sequence.number, exc_info=None if known else error)
         self._outbox.put(sequence, known or EngineFailed("The model failed on this request."))
         self._let_go([sequence])
 
