@@ -238,10 +238,11 @@ async def interrupted(job: Json) -> Json:
 
 
 def health(job: Json) -> Json:
-    """Ask for /health again and again, until the input ends."""
+    """Ask for /health again and again, until the input ends; once at least."""
     times, num_failed = [], 0
     connection = http.client.HTTPConnection(job["host"], job["port"], timeout=30)
-    while not select.select([sys.stdin], [], [], job["every_s"])[0]:
+    is_over = False
+    while not is_over:
         began = time.perf_counter()
         try:
             connection.request("GET", "/health")
@@ -250,6 +251,7 @@ def health(job: Json) -> Json:
         except OSError:
             num_failed += 1
             connection.close()
+        is_over = bool(select.select([sys.stdin], [], [], job["every_s"])[0])
     return {"times": times, "failed": num_failed}
 
 
