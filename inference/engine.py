@@ -426,7 +426,9 @@ class Engine:
                 async with self.lock:
                     self._last_step = time.monotonic()
                     await self._watched(self._loop.run_in_executor(self._gpu, self._burst))
-            if self._answers and not self._scheduler.has_work:  # a defect, but nobody may hang
+            is_well = self._phase != "failed"
+            if is_well and self._answers and not self._scheduler.has_work:
+                # A defect of ours, but nobody may hang for it.
                 log.critical("%d answers were lost", len(self._answers))
                 self._fail_all(EngineFailed("The server lost this request."))
             self._sleep_later()
@@ -516,7 +518,8 @@ class Engine:
         So has one for which there was no memory, when what was kept for later made room.
         """
         runner = self._model.runner
-        can_make_room = is_shortage(error) and runner.memory().prefix_cache > 0
+        may_try_again = is_shortage(error) and group[0].num_faults < MAX_FAULTS
+        can_make_room = may_try_again and runner.memory().prefix_cache > 0
         if can_make_room:
             runner.limit_prefixes(0)
         if len(group) == 1 and not can_make_room:

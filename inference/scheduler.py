@@ -20,7 +20,7 @@ MARGIN = 256
 
 def have_one_prompt(sequences: Sequences[Sequence]) -> bool:
     """Whether what there is to compute is the same for all."""
-    return all(sequence.tokens == sequences[0].tokens for sequence in sequences)
+    return all(sequence.tokens == sequences[0].tokens for sequence in sequences[1:])
 
 
 class Scheduler:
