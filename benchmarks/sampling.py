@@ -176,6 +176,13 @@ def print_costs() -> None:
 # Throughput
 
 
+def prefill(runner: Any, sequences: list[Sequence]) -> None:
+    """Compute the prompt that all of these have, and let them join the batch."""
+    while not runner.prefill(sequences, 512):
+        pass
+    runner.join()
+
+
 def tokens_per_s(model: Any, constraint: Constraint | None, batch: int, num_steps: int) -> float:
     """Tokens per second of a batch whose rows are all constrained, or all free."""
     params = SamplingParams(temperature=0.7, seed=1, max_tokens=10 * num_steps)
@@ -189,8 +196,7 @@ def tokens_per_s(model: Any, constraint: Constraint | None, batch: int, num_step
     for _ in range(batch):
         guide = model.make_guide(tokens, prompt, params)
         sequence = Sequence(tokens, params, model.make_parser(tokens, prompt), guide=guide)
-        while not model.runner.prefill(sequence, 512):
-            pass
+        prefill(model.runner, [sequence])
         sequences.append(sequence)
 
     def step() -> None:
@@ -236,9 +242,7 @@ def prefill_s(model: Any, num_tokens: int, n: int) -> float:
         for seed in range(n)
     ]
     began = time.perf_counter()
-    for sequence in sequences:
-        while not model.runner.prefill(sequence, 512):
-            pass
+    prefill(model.runner, sequences)
     model.runner.decode()
     elapsed = time.perf_counter() - began
     model.runner.remove(sequences)

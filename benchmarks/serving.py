@@ -32,6 +32,7 @@ def parse() -> argparse.Namespace:
     add("--runs", type=int, default=1, help="of each measure; the table has their medians (1)")
     add("--sizes", choices=("quick", "full"), default="full", help="how much of everything")
     add("--tokens", type=int, default=256, help="of an answer (256)")
+    add("--clients", type=_numbers, help="how many at once, for the throughput (1,8,32)")
     add("--words", type=int, default=100, help="of a prompt, on average (100)")
     add("--skip-peer", action="store_true", help="do not run mlx_lm.server")
     add("--skip-library", action="store_true", help="do not run the library's own loops")
@@ -53,6 +54,10 @@ def _chosen(text: str) -> list[str]:
     return names
 
 
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(map(int, text.split(",")))
+
+
 def scale_of(given: argparse.Namespace, about: dict[str, Any]) -> Scale:
     """How much is measured of this model."""
     scale = replace(
@@ -63,7 +68,9 @@ def scale_of(given: argparse.Namespace, about: dict[str, Any]) -> Scale:
         window=about["window"],
         tokens_per_word=about["tokens_per_word"],
     )
-    return replace(scale, **QUICK) if given.sizes == "quick" else scale
+    if given.sizes == "quick":
+        scale = replace(scale, **QUICK)
+    return replace(scale, clients=given.clients) if given.clients else scale
 
 
 def measure_library(given: argparse.Namespace, scale: Scale, report: Report) -> None:

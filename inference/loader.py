@@ -11,6 +11,7 @@ import gc
 import hashlib
 import json
 import logging
+import os
 import resource
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -68,12 +69,15 @@ def load(options: LoadOptions) -> LoadedModel:
     Raises:
         Unavailable: with one sentence that says why it cannot be loaded.
     """
+    # On CUDA, MLX counts the shapes that it has planned for, and fails for good after hundreds.
+    os.environ.setdefault("MLX_ENABLE_CACHE_THRASHING_CHECK", "0")
+    os.environ.setdefault("MLX_CUDA_SDPA_CACHE_SIZE", "1024")
     with _file_limit_kept():
         import mlx.core as mx
         import mlx_lm
         from mlx_lm.tool_parsers import json_tools
 
-        from inference import self_test
+        from inference import cuda_attention, self_test
         from inference.grammar import Grammars, Guide
         from inference.prefix_cache import PrefixCache
         from inference.runner import Runner, Shapes
@@ -130,6 +134,7 @@ def load(options: LoadOptions) -> LoadedModel:
         return grammars.guide(prompt, tokens, max_reasoning_tokens=params.max_reasoning_tokens)
 
     has_gpu = mx.default_device() == mx.gpu
+    is_cuda_attention = _attend_without_masks(mx, model, width)
     can_batch, can_pad = self_test.run(model, width)
     limit = options.memory_limit or int(memory.recommended(device) * memory.SHARE)
     mx.set_cache_limit(min(limit // 40, 2**30 if has_gpu else 2**25))
@@ -144,7 +149,10 @@ def load(options: LoadOptions) -> LoadedModel:
         can_batch=can_batch,
         can_pad=can_pad,
         prefix_cache=PrefixCache(options.prefix_cache_bytes, _prefix_folder(options, model)),
-        shapes=Shapes(is_planned=mx.cuda.is_available()),
+        shapes=Shapes(
+            is_planned=mx.cuda.is_available(),
+            few=cuda_attention.FEW if is_cuda_attention else 0,
+        ),
         max_logits_bytes=limit // 40,
     )
     runner.warm_up()
@@ -216,6 +224,24 @@ def _prepare_device(mx: Any) -> None:
     limit = mx.device_info().get("max_recommended_working_set_size")
     if limit and mx.metal.is_available():
         mx.set_wired_limit(limit)
+
+
+def _attend_without_masks(mx: Any, model: Any, vocab_size: int) -> bool:
+    """On CUDA, have the model attend in our ways, if it answers as before."""
+    from inference import cuda_attention, self_test
+    from inference.rows import PaddedKVCache
+
+    PaddedKVCache.is_ragged = False
+    if not mx.cuda.is_available():
+        return False
+    undo = cuda_attention.install(model, cuda_attention.CudaAttention())
+    PaddedKVCache.is_ragged = True
+    if self_test.run(model, vocab_size, level=logging.DEBUG) == (True, True):
+        return True
+    log.info("this model's layers attend as MLX does, which costs a batch some of its speed")
+    undo()
+    PaddedKVCache.is_ragged = False
+    return False
 
 
 def _return_large_blocks() -> None:

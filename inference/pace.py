@@ -24,6 +24,8 @@ class Pace:
     FIRST = 128
     """Tokens of the first chunk; the next may be so many times as long as any before."""
     LEAP = 4
+    DOUBT = 2.0
+    """How many times as long as expected a step or a chunk may take and be believed."""
     WORTH = 0.2
     """A chunk costs something before its first token. It has at least so many tokens that they cost
     this part of it, even if it then lasts longer than it should."""
@@ -63,10 +65,25 @@ class Pace:
         before, self._before = self._before, (num_prefilled, num_running)
         if before[0] >= self.SMALLEST:
             step_s = self._step_s if before[1] else 0.0
-            self._chunk.observe(before[0], max(seconds - step_s, 0.1 * seconds))
+            self._learn(before[0], max(seconds - step_s, 0.1 * seconds))
             self._longest = max(self._longest, before[0])
         elif not (before[0] or num_prefilled) and num_running:
-            self._step_s += 0.1 * (seconds - self._step_s)
+            self._step_s += 0.1 * (min(seconds, self.DOUBT * self._step_s) - self._step_s)
+
+    def _learn(self, num_tokens: int, seconds: float) -> None:
+        """Learn how long a chunk took.
+
+        Time is only ever added: a device that plans a new shape, a machine with other work. So what
+        took much longer than others did counts for little, and what took much less shows that the
+        others waited for something.
+        """
+        if self._longest:
+            at_once, per_token = self._chunk.fit()
+            expected = at_once + per_token * num_tokens
+            seconds = min(seconds, self.DOUBT * expected)
+            if seconds < expected / self.DOUBT:
+                self._chunk = _Line()
+        self._chunk.observe(num_tokens, seconds)
 
 
 class _Line:

@@ -12,6 +12,8 @@ from typing import Any
 import mlx.core as mx
 from mlx_lm.models.cache import BatchKVCache, KVCache, QuantizedKVCache
 
+from inference.cuda_attention import Ragged
+
 Cache = list[Any]
 """One mlx-lm cache a layer."""
 
@@ -21,6 +23,9 @@ class PaddedKVCache(BatchKVCache):  # type: ignore[misc]
 
     So rows leave without a wait for the device, and rows of one length need no attention mask.
     """
+
+    is_ragged = False
+    """Whether this process' model takes a `Ragged` for a mask."""
 
     def __init__(self, padding: Sequence[int]) -> None:
         super().__init__(list(padding))
@@ -32,7 +37,10 @@ class PaddedKVCache(BatchKVCache):  # type: ignore[misc]
 
     def make_mask(self, N: int, return_array: bool = False, **kwargs: Any) -> Any:
         """None where every row sees all that is there, "causal" where a prompt is computed."""
-        if any(self.padding) or return_array or kwargs.get("window_size") is not None:
+        is_plain = not (return_array or kwargs.get("window_size") is not None)
+        if is_plain and N == 1 and self.is_ragged and any(self.padding):
+            return Ragged(self.left_padding)
+        if any(self.padding) or not is_plain:
             mask = super().make_mask(N, return_array=return_array, **kwargs)
             return mask | self._is_self(N) if N > 1 else mask
         return None if N == 1 else "causal"

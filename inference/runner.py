@@ -42,6 +42,10 @@ class Shapes:
     """
 
     is_planned: bool = False
+    few: int = 0
+    """Tokens, at most, that are not planned for: any context may stand before them."""
+    grid: int = 256
+    """Tokens of the smallest chunk that is."""
 
     def tokens(self, number: int) -> int:
         """What so many tokens of a short prompt are rounded up to."""
@@ -55,9 +59,24 @@ class Shapes:
         """What a context of so many tokens is rounded up to."""
         return -(-number // 256) * 256 if self.is_planned else number
 
-    def chunk(self, number: int) -> int:
-        """What so many tokens of a long prompt are cut down to."""
-        return number // 256 * 256 if self.is_planned and number > 256 else number
+    def chunk(self, start: int, number: int) -> int:
+        """How many tokens of a long prompt come next, of which `start` are computed.
+
+        Where shapes are planned, a power of two that divides `start`: so a context of any length is
+        made of few shapes.
+        """
+        if not self.is_planned:
+            return number
+        if to_grid := -start % self.grid:
+            return to_grid
+        size = self.grid
+        while 2 * size <= 1.25 * number and start % (2 * size) == 0:
+            size *= 2
+        return size
+
+    def end(self, number: int) -> int:
+        """What the last chunk, of so many tokens, is filled up to."""
+        return max(1 << (number - 1).bit_length(), self.grid) if self.is_planned else number
 
 
 SHORT = 512
@@ -178,6 +197,19 @@ class Runner:
                 layer.filter(range(len(prompts)))
         return cache, logits
 
+    def _computed_until(self, sequence: Sequence, end: int) -> mx.array:
+        """Compute a chunk; give the logits behind it ([1, V]).
+
+        What fills up the last chunk comes behind all that counts, which does not see it.
+        """
+        chunk = sequence.tokens[sequence.num_computed : end]
+        spare = 0
+        if self._can_trim and len(chunk) > 1 and end < sequence.num_tokens:
+            spare = self._shapes.end(len(chunk)) - len(chunk)
+        logits = self.model(mx.array([chunk + [0] * spare]), cache=sequence.cache)
+        trim_prompt_cache(sequence.cache, spare)
+        return logits[:, len(chunk) - 1, :]
+
     def _continued(self, sequence: Sequence) -> mx.array:
         """The logits behind a prompt that was found in the prefix cache but for its end.
 
@@ -186,9 +218,12 @@ class Runner:
         length = self._shapes.tokens(sequence.num_tokens - sequence.num_computed)
         length = min(length, sequence.num_tokens)
         trim_prompt_cache(sequence.cache, length - (sequence.num_tokens - sequence.num_computed))
+        tokens = mx.array([sequence.tokens[-length:]])
+        if length <= self._shapes.few:
+            return self.model(tokens, cache=sequence.cache)[:, -1, :]
         padding = self._shapes.context(sequence.num_tokens) - sequence.num_tokens
         cache = kv.padded(sequence.cache, padding)
-        logits = self.model(mx.array([sequence.tokens[-length:]]), cache=cache)[:, -1, :]
+        logits = self.model(tokens, cache=cache)[:, -1, :]
         sequence.cache = kv.plain(cache)
         return logits
 
@@ -215,11 +250,12 @@ class Runner:
             self._begin(sequence)
         end = self._end_of_chunk(sequence, max_tokens)
         is_end = end == sequence.num_tokens
-        if is_end and self._shapes.is_planned and self.can_pad and sequence.num_computed:
+        num_left = end - sequence.num_computed
+        can_continue = self._shapes.is_planned and self.can_pad and sequence.num_computed
+        if is_end and num_left > 1 and can_continue:
             logits = self._continued(sequence)
         else:
-            chunk = mx.array([sequence.tokens[sequence.num_computed : end]])
-            logits = self.model(chunk, cache=sequence.cache)[:, -1, :]
+            logits = self._computed_until(sequence, end)
         sequence.num_computed = end
         for other in others:  # any may go on alone if those before it leave
             other.cache, other.num_computed = sequence.cache, end
@@ -240,6 +276,8 @@ class Runner:
     def _begin(self, sequence: Sequence) -> None:
         cache, num_cached = self.prefix_cache.match(sequence.tokens)
         sequence.cache = make_prompt_cache(self.model) if cache is None else cache
+        if self._can_trim and sequence.num_tokens - num_cached > self._shapes.few > 0:
+            num_cached -= trim_prompt_cache(sequence.cache, num_cached % self._shapes.grid)
         sequence.num_computed = num_cached
         # Computed again after it began, it would find what it computed itself.
         if not (sequence.num_faults or sequence.generated):
@@ -275,13 +313,11 @@ class Runner:
     def _end_of_chunk(self, sequence: Sequence, max_tokens: int) -> int:
         """How many tokens are computed after the next chunk."""
         num_left = sequence.num_tokens - sequence.num_computed
-        if num_left == 1 or (self._can_trim and num_left <= min(SHORT, max_tokens)):
+        short = self._shapes.few if self._shapes.few and sequence.num_computed else SHORT
+        if num_left == 1 or (self._can_trim and num_left <= min(short, max_tokens)):
             return sequence.num_tokens
-        if self._can_trim and self._shapes.is_planned:  # a short end has a known shape
-            last = self._shapes.chunk(num_left - 1) + sequence.num_computed
-            return min(last, sequence.num_computed + self._shapes.chunk(max_tokens))
         stops = [*self._checkpoints(sequence), sequence.num_tokens - 1]
-        far = sequence.num_computed + self._shapes.chunk(max_tokens)
+        far = sequence.num_computed + self._shapes.chunk(sequence.num_computed, max_tokens)
         return min(far, *(stop for stop in stops if stop > sequence.num_computed))
 
     def _checkpoints(self, sequence: Sequence) -> list[int]:

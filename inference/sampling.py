@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 import numpy as np
 
+from inference import nucleus
 from parts import SamplingParams
 
 MAX_TOP_LOGPROBS = 20
@@ -60,7 +61,7 @@ class Sampler:
     def __init__(self, rows: Sequence[Row], vocab_size: int) -> None:
         params = [row.params for row in rows]
         self._vocab_size = vocab_size
-        self._drawing = [i for i, p in enumerate(params) if p.temperature >= COLDEST]
+        self._drawing = [i for i, p in enumerate(params) if _draws(p)]
         self._is_penalised = any(_is_penalised(p) for p in params)
         self._telling = [i for i, p in enumerate(params) if p.top_logprobs is not None]
         self._bias = _bias(params, vocab_size)
@@ -83,7 +84,6 @@ class Sampler:
 
         `mask` ([B, ⌈vocabulary / 32⌉] uint32) has a bit for each token that may be chosen.
         """
-        logits = logits.astype(mx.float32)
         # Rows of the embedding beyond the tokenizer's last token are padding.
         logits = logits[:, : self._vocab_size]
         adjusted = logits if self._bias is None else logits + self._bias
@@ -119,6 +119,7 @@ class Sampler:
         self._min_p = mx.array([p.min_p or 0.0 for p in params])[:, None]
         v = self._vocab_size
         self._top_k = mx.array([min(p.top_k or v, v) for p in params])[:, None]
+        self._kernel = nucleus.kernel()
         self._has_top_p = any(p.top_p < 1 for p in params)
         self._has_top_k = any(p.top_k for p in params)
         self._has_min_p = any(p.min_p for p in params)
@@ -131,7 +132,10 @@ class Sampler:
         `logits` are those of the rows that draw. With the likeliest first, each filter keeps a
         beginning of the row, and one number between 0 and 1 says which of the tokens kept it is.
         """
-        logits = logits * self._inverse_temperature
+        if self._kernel is not None:
+            rules = (self._inverse_temperature, self._top_p, self._min_p, self._top_k)
+            return self._kernel(logits, *rules, mx.array(self._bits()))
+        logits = logits.astype(mx.float32) * self._inverse_temperature
         order = mx.argsort(-logits, axis=-1)
         probs = mx.softmax(mx.take_along_axis(logits, order, axis=-1), axis=-1)
         if self._has_min_p:
@@ -153,8 +157,11 @@ class Sampler:
 
     def _uniform(self) -> np.ndarray:
         """A number in [0, 1) for each row, by its seed and position: [B, 1] float32."""
-        bits = _mixed(self._seeds + self._positions * _GOLDEN)
-        return ((bits >> np.uint64(40)).astype(np.float32) / np.float32(2**24))[:, None]
+        return (self._bits() >> np.uint64(40)).astype(np.float32) / np.float32(2**24)
+
+    def _bits(self) -> np.ndarray:
+        """The random bits of each row, by its seed and position: [B, 1] uint64."""
+        return _mixed(self._seeds + self._positions * _GOLDEN)[:, None]
 
     # Penalties
 
@@ -180,6 +187,11 @@ def _bits(mask: mx.array, vocab_size: int) -> mx.array:
     """Unpack a bitmask: [B, words] to [B, vocabulary] booleans, lowest bit first."""
     bits = (mask[:, :, None] >> mx.arange(32, dtype=mx.uint32)) & 1
     return bits.reshape(mask.shape[0], -1)[:, :vocab_size].astype(mx.bool_)
+
+
+def _draws(params: SamplingParams) -> bool:
+    """Whether there is more than one token to choose from."""
+    return params.temperature >= COLDEST and params.top_k != 1
 
 
 def _is_penalised(params: SamplingParams) -> bool:
@@ -227,6 +239,7 @@ def _logprobs(tokens: mx.array, logits: mx.array) -> tuple[mx.array, mx.array, m
 
     Those of `tokens` ([B]), the likeliest tokens ([B, k]), and theirs.
     """
+    logits = logits.astype(mx.float32)
     logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
     k = min(MAX_TOP_LOGPROBS, logits.shape[-1])
     top = mx.argpartition(-logprobs, k - 1, axis=-1)[:, :k]

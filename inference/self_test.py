@@ -25,24 +25,28 @@ LEAST_CORRELATION = 0.97
 """Of logits. Rounding in 16 bits leaves 0.99 and more; a wrong mask or position next to nothing."""
 
 
-def run(model: Any, vocab_size: int) -> tuple[bool, bool]:
-    """Say whether rows can decode together, and whether prompts can be computed together."""
+def run(model: Any, vocab_size: int, *, level: int = logging.WARNING) -> tuple[bool, bool]:
+    """Say whether rows can decode together, and whether prompts can be computed together.
+
+    What is found wrong is logged at `level`.
+    """
     cache = make_prompt_cache(model)
     if not kv.can_merge(cache):
         return False, False
     tokens = np.random.default_rng(0).integers(0, vocab_size, (2, max(LENGTHS) + NUM_STEPS))
     texts = [mx.array(row[: n + NUM_STEPS])[None] for row, n in zip(tokens, LENGTHS, strict=True)]
     alone = [_alone(model, text) for text in texts]
-    can_batch = _agrees(alone, lambda: _joined(model, texts), "decoded")
+    can_batch = _agrees(alone, lambda: _joined(model, texts), "decoded", level)
     can_pad = can_batch and kv.can_pad(cache)
-    return can_batch, can_pad and _agrees(alone, lambda: _padded(model, texts), "computed")
+    return can_batch, can_pad and _agrees(alone, lambda: _padded(model, texts), "computed", level)
 
 
 def _alone(model: Any, text: mx.array) -> list[mx.array]:
-    """The logits behind a prompt and each of the tokens that follow."""
+    """The logits behind a prompt, computed in two pieces, and each of the tokens that follow."""
     cache = make_prompt_cache(model)
     prompt, rest = text[:, :-NUM_STEPS], text[:, -NUM_STEPS:]
-    found = [model(prompt, cache=cache)[0, -1]]
+    model(prompt[:, :1], cache=cache)
+    found = [model(prompt[:, 1:], cache=cache)[0, -1]]
     return found + [model(rest[:, i : i + 1], cache=cache)[0, -1] for i in range(NUM_STEPS)]
 
 
@@ -79,7 +83,7 @@ def _decoded(
     return [[first[row], *(step[row] for step in steps)] for row in range(len(texts))]
 
 
-def _agrees(alone: list[list[mx.array]], compute: Any, deed: str) -> bool:
+def _agrees(alone: list[list[mx.array]], compute: Any, deed: str, level: int) -> bool:
     try:
         together = compute()
         worst = min(
@@ -88,10 +92,11 @@ def _agrees(alone: list[list[mx.array]], compute: Any, deed: str) -> bool:
             for mine, its in zip(some, others, strict=True)
         )
     except Exception as error:  # whatever a model's code makes of a batch
-        log.warning("this model's sequences cannot be %s together: %s", deed, error)
+        log.log(level, "this model's sequences cannot be %s together: %s", deed, error)
         return False
     if not worst >= LEAST_CORRELATION:
-        log.warning(
+        log.log(
+            level,
             "this model's sequences are not %s together: they would be answered otherwise than "
             "alone (correlation %.2f)",
             deed,

@@ -68,6 +68,33 @@ def test_a_step_is_as_long_as_the_chunk_before_it_made_it() -> None:
     assert pace.num_tokens(1) == Pace.SMALLEST
 
 
+def test_one_that_took_long_is_soon_forgotten() -> None:
+    """A device that plans a new shape takes a hundred times as long, once."""
+    pace = Pace()
+    found = served(pace, step_s=0.01, at_once=0.002, per_token=1e-5)
+    for seconds in (4.5, 0.7):
+        observe(pace, seconds, num_running=3)
+        observe(pace, 0.01, num_prefilled=100, num_running=3)
+        observe(pace, seconds, num_prefilled=100, num_running=3)
+        observe(pace, seconds, num_running=3)
+    for _ in range(4):
+        num_tokens = pace.num_tokens(3)
+        observe(pace, 0.01, num_prefilled=num_tokens, num_running=3)
+        observe(pace, 0.012 + 1e-5 * num_tokens, num_running=3)
+    assert pace.num_tokens(3) == pytest.approx(found, rel=0.3)
+
+
+def test_a_first_one_that_took_long_is_forgotten_with_the_next() -> None:
+    pace = Pace()
+    observe(pace, 5.0, num_prefilled=Pace.FIRST)
+    observe(pace, 5.0)
+    for _ in range(3):
+        num_tokens = pace.num_tokens(0)
+        observe(pace, 0.0, num_prefilled=num_tokens)
+        observe(pace, 1e-5 * num_tokens)
+    assert pace.num_tokens(0) == Pace.LARGEST
+
+
 def test_a_chunk_too_short_to_time_changes_nothing() -> None:
     pace = Pace()
     before = pace.num_tokens(0)
