@@ -70,7 +70,7 @@ format: $(VENV)/.test-ready
 
 # The newest that the requirements allow; ARGS="--upgrade-package h11" takes a newer h11 and leaves
 # the rest. The tests' lock comes first: only what they can run with is served.
-lock: $(VENV)/.test-ready
+lock: | $(BIN)/uv
 	@$(LOCK) requirements-dev.txt -o requirements-dev.lock
 	@$(LOCK) requirements.txt -c requirements-dev.lock -o requirements.lock
 
@@ -85,6 +85,10 @@ $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "This server needs Python 3.11 or newer; none was found." >&2; exit 1; }
 	@echo "Making $(VENV) with $(PYTHON)."
 	@$(PYTHON) -m venv $(VENV)
+
+# By a make of its own: a lock whose files cannot be had any more is no reason not to make another.
+$(BIN)/uv:
+	@$(MAKE) --no-print-directory $(VENV)/.test-ready
 
 $(VENV)/.serve-ready: requirements.lock | $(BIN)/python
 	@echo "Installing what the server needs: 400 MB, once, which may take some minutes."
