@@ -11,8 +11,15 @@ NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$p -c '$(NEW_ENOUGH)' >/dev/null 2>&1 && echo $$p && break; done)
 
+# What is installed is what was tested: the locked versions, from files with the locked hashes.
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
+
+# One lock for every machine and Python that is served. It names no registry.
+LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--annotation-style line --custom-compile-command "make lock" $(or $(ARGS),--upgrade)
+
 .PHONY: serve test test-browser test-clients test-schemas screenshots bench soak lint types format \
-	clean
+	lock audit clean
 
 serve: $(VENV)/.serve-ready
 	@$(BIN)/python server.py $(if $(MODEL),--model $(MODEL)) $(ARGS)
@@ -61,6 +68,16 @@ format: $(VENV)/.test-ready
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
+# The newest that the requirements allow; ARGS="--upgrade-package h11" takes a newer h11 and leaves
+# the rest. The tests' lock comes first: only what they can run with is served.
+lock: | $(BIN)/uv
+	@$(LOCK) requirements-dev.txt -o requirements-dev.lock
+	@$(LOCK) requirements.txt -c requirements-dev.lock -o requirements.lock
+
+# Known holes in what the server installs. Where nobody can be asked, it says so and fails nobody.
+audit: $(VENV)/.test-ready
+	@$(BIN)/python -m tests.audit $(ARGS)
+
 clean:
 	rm -rf $(VENV) .clients .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
@@ -69,12 +86,16 @@ $(BIN)/python:
 	@echo "Making $(VENV) with $(PYTHON)."
 	@$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.serve-ready: requirements.txt | $(BIN)/python
+# By a make of its own: a lock whose files cannot be had any more is no reason not to make another.
+$(BIN)/uv:
+	@$(MAKE) --no-print-directory $(VENV)/.test-ready
+
+$(VENV)/.serve-ready: requirements.lock | $(BIN)/python
 	@echo "Installing what the server needs: 400 MB, once, which may take some minutes."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@$(INSTALL) -r requirements.lock
 	@touch $@
 
-$(VENV)/.test-ready: requirements.txt requirements-dev.txt | $(BIN)/python
+$(VENV)/.test-ready: requirements.lock requirements-dev.lock | $(BIN)/python
 	@echo "Installing what the tests need: 1 GB, once, which may take some minutes."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@$(INSTALL) -r requirements-dev.lock
 	@touch $@ $(VENV)/.serve-ready
