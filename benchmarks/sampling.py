@@ -28,6 +28,7 @@ from llguidance import LLMatcher, LLTokenizer
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from inference import masks  # noqa: E402
 from inference.grammar import Compiled, Guide  # noqa: E402
 from inference.loader import LoadOptions, load  # noqa: E402
 from inference.parser import Markers  # noqa: E402
@@ -129,15 +130,15 @@ def masks_us(tokens: LLTokenizer, batch: int) -> float:
     )
     compiled = Compiled(lambda: LLMatcher(tokens, grammar))
     guides = [Guide(compiled, Markers()) for _ in range(batch)]
-    mask = np.full((batch, (tokens.vocab_size + 31) // 32), -1, np.int32)
+    mask = mx.array(0)
     numbers = np.random.default_rng(0)
 
     def step() -> None:
-        for index, guide in enumerate(guides):
-            guide.fill(mask, index)
+        nonlocal mask
+        mask = masks.filled(guides, tokens.vocab_size)
 
     def go_on() -> None:
-        bits = np.unpackbits(mask.view(np.uint8), axis=1, bitorder="little")
+        bits = np.unpackbits(np.array(mask).view(np.uint8), axis=1, bitorder="little")
         for row, guide in enumerate(guides):
             guide.accept(int(numbers.choice(np.flatnonzero(bits[row]))))
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
-import numpy as np
 
+from inference import masks
 from inference import rows as kv
 from inference.rows import Cache
 from inference.sampling import Row, Sampled, Sampler
@@ -49,19 +49,20 @@ class Batch:
         return len(self.rows)
 
     @property
+    def arrivals(self) -> Arrivals:
+        """What another batch must be given to take in these rows."""
+        assert self._sampled is not None
+        return Arrivals(self.rows, self._cache, self._sampled)
+
+    def num_padding(self, others: Iterable[Sequence] = ()) -> int:
+        """The tokens for which there would be room and no use, with these others."""
+        lengths = [sequence.num_tokens for sequence in (*self.rows, *others)]
+        return max(lengths, default=0) * len(lengths) - sum(lengths)
+
+    @property
     def num_bytes(self) -> int:
         """What the caches take."""
         return sum(layer.nbytes for layer in self._cache)
-
-    def first_tokens(self, sequences: list[Sequence], logits: mx.array) -> Sampled:
-        """Sample what follows the last known token of each sequence, from `logits` ([B, V])."""
-        for sequence in sequences:
-            if sequence.guide is not None:
-                sequence.guide.catch_up(sequence.generated)
-        sampler = Sampler([row(s) for s in sequences], self._vocab_size)
-        sampled = sampler.sample(logits, self._mask(sequences))
-        mx.async_eval(sampled.arrays)
-        return sampled
 
     def join(self, arrivals: Arrivals) -> None:
         """Take in sequences whose prompts have been computed."""
@@ -102,7 +103,8 @@ class Batch:
             # the guides read the tokens behind which they stand.
             mx.async_eval(logits)
             self._guide(current)
-        self._sampled = self._sampler.sample(logits, self._mask(self.rows))
+        mask = masks.filled([s.guide for s in self.rows], self._vocab_size)
+        self._sampled = self._sampler.sample(logits, mask)
         mx.async_eval(self._sampled.arrays)
 
     def _guide(self, current: Sampled) -> None:
@@ -111,16 +113,6 @@ class Batch:
         for sequence, token in zip(self.rows, tokens, strict=True):
             if sequence.guide is not None:
                 sequence.guide.accept(token)
-
-    def _mask(self, rows: list[Sequence]) -> mx.array | None:
-        """The tokens that the guides let each row choose from, when any row has a guide."""
-        if all(sequence.guide is None for sequence in rows):
-            return None
-        mask = np.full((len(rows), (self._vocab_size + 31) // 32), -1, np.int32)
-        for index, sequence in enumerate(rows):
-            if sequence.guide is not None:
-                sequence.guide.fill(mask, index)
-        return mx.array(mask.view(np.uint32))
 
     def extract(self, sequence: Sequence) -> Cache:
         """Give a row's caches, as plain caches of its own."""
@@ -155,6 +147,17 @@ class Batch:
         """Forget every row and all their caches."""
         self.rows, self._cache = [], []
         self._sampled = self._sampler = None
+
+
+def first_tokens(sequences: list[Sequence], logits: mx.array, vocab_size: int) -> Sampled:
+    """Sample what follows the last known token of each sequence, from `logits` ([B, V])."""
+    for sequence in sequences:
+        if sequence.guide is not None:
+            sequence.guide.catch_up(sequence.generated)
+    mask = masks.filled([sequence.guide for sequence in sequences], vocab_size)
+    sampled = Sampler([row(s) for s in sequences], vocab_size).sample(logits, mask)
+    mx.async_eval(sampled.arrays)
+    return sampled
 
 
 def row(sequence: Sequence) -> Row:

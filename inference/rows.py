@@ -121,6 +121,14 @@ def padded(cache: Cache, padding: int) -> Cache:
     return rows
 
 
+def bytes_per_token(cache: Cache) -> float:
+    """What padding costs a row, a token. Nothing where a layer keeps more than keys and values."""
+    if any(type(layer) not in (KVCache, PaddedKVCache) for layer in cache):
+        return 0.0
+    arrays = [array for layer in cache for array in (layer.keys, layer.values)]
+    return sum(array.nbytes / (array.shape[0] * array.shape[2]) for array in arrays)
+
+
 def plain(cache: Cache) -> Cache:
     """The caches of a batch of one, as those of one row."""
     return [layer.extract(0) for layer in cache]

@@ -19,7 +19,7 @@ from mlx_lm.models.cache import (
 )
 
 from inference import rows as kv
-from inference.batch import Arrivals, Batch
+from inference.batch import Arrivals, Batch, first_tokens
 from inference.cache_layers import copied
 from inference.detokenizer import token_bytes
 from inference.prefix_cache import PrefixCache
@@ -62,21 +62,24 @@ class Shapes:
     def chunk(self, start: int, number: int) -> int:
         """How many tokens of a long prompt come next, of which `start` are computed.
 
-        Where shapes are planned, a power of two that divides `start`: so a context of any length is
-        made of few shapes.
+        Where shapes are planned, as many as divide `start`: so a context of any length is made of
+        few shapes.
         """
         if not self.is_planned:
             return number
         if to_grid := -start % self.grid:
             return to_grid
-        size = self.grid
-        while 2 * size <= 1.25 * number and start % (2 * size) == 0:
-            size *= 2
-        return size
+        number = max(number, self.grid)
+        return max(size for size in self._sizes if size <= number and start % size == 0)
 
     def end(self, number: int) -> int:
         """What the last chunk, of so many tokens, is filled up to."""
-        return max(1 << (number - 1).bit_length(), self.grid) if self.is_planned else number
+        return min(size for size in self._sizes if size >= number) if self.is_planned else number
+
+    @property
+    def _sizes(self) -> list[int]:
+        """Of the chunks that are planned for."""
+        return [self.grid * factor for factor in (1, 2, 3, 4, 6, 8, 12, 16)]
 
 
 SHORT = 512
@@ -103,11 +106,15 @@ class Runner:
         can_pad: bool = True,
         shapes: Shapes = Shapes(),
         max_logits_bytes: int = 2**30,
+        max_padding_bytes: int = 2**31,
     ) -> None:
         """`num_opening` tokens end every prompt and open the answer, in the model's template.
 
         `max_logits_bytes` is what the logits of prompts computed together may take: a vocabulary of
         numbers for each token, padding among them.
+
+        `max_padding_bytes` is what a batch may waste on short rows beside long ones. Where it would
+        be more, they decode in batches of their own, in turns.
         """
         self.model = model
         self.tokenizer = tokenizer
@@ -124,7 +131,8 @@ class Runner:
         """Tokens of prompts computed together."""
         self._num_opening = num_opening
         self._shapes = shapes
-        self._batch = Batch(model, vocab_size)
+        self._max_padding_bytes = max_padding_bytes
+        self._batches: list[Batch] = []
         self._arrivals: Arrivals | None = None
         self._under_way: list[Any] = []
         """The state of the chunk that the device may still be computing."""
@@ -149,15 +157,30 @@ class Runner:
 
     def join(self) -> None:
         """Let the sequences whose prompts were computed last join the batch."""
-        assert self._arrivals is not None
-        self._batch.join(self._arrivals)
-        for sequence in self._arrivals.rows:
+        arrivals, self._arrivals = self._arrivals, None
+        assert arrivals is not None
+        self._batch_for(arrivals).join(arrivals)
+        for sequence in arrivals.rows:
             sequence.cache = None
-        self._arrivals = None
+
+    def _batch_for(self, arrivals: Arrivals) -> Batch:
+        """The first batch where they fit, or a new one."""
+        for batch in self._batches:
+            if self._fit(batch, arrivals):
+                return batch
+        self._batches.append(Batch(self.model, self.vocab_size))
+        return self._batches[-1]
+
+    def _fit(self, batch: Batch, arrivals: Arrivals) -> bool:
+        num_bytes = kv.bytes_per_token(arrivals.cache)
+        return batch.num_padding(arrivals.rows) * num_bytes <= self._max_padding_bytes
+
+    def _batch_of(self, sequence: Sequence) -> Batch | None:
+        return next((batch for batch in self._batches if sequence in batch.rows), None)
 
     def _prefill_together(self, sequences: list[Sequence]) -> Arrivals:
         cache, logits = self._computed_once([sequence.tokens for sequence in sequences])
-        sampled = self._batch.first_tokens(sequences, logits)
+        sampled = first_tokens(sequences, logits, self.vocab_size)
         known = set[tuple[int, ...]]()
         for sequence in sequences:
             tokens = tuple(sequence.tokens)
@@ -271,7 +294,7 @@ class Runner:
         if others:
             cache = kv.repeated(cache, len(sequences))
             logits = mx.repeat(logits, len(sequences), axis=0)
-        return Arrivals(sequences, cache, self._batch.first_tokens(sequences, logits))
+        return Arrivals(sequences, cache, first_tokens(sequences, logits, self.vocab_size))
 
     def _begin(self, sequence: Sequence) -> None:
         cache, num_cached = self.prefix_cache.match(sequence.tokens)
@@ -292,7 +315,7 @@ class Runner:
     @property
     def num_bytes(self) -> int:
         """What the running sequences' caches take."""
-        return self._batch.num_bytes
+        return sum(batch.num_bytes for batch in self._batches)
 
     def memory(self) -> Memory:
         """What is taken now."""
@@ -346,10 +369,11 @@ class Runner:
 
     def decode(self) -> Step:
         """Give the next token of each running sequence; -1 where the model gave no numbers."""
-        if not self._batch:
-            return []
-        rows = list(self._batch.rows)
-        sampled = self._batch.step()
+        return [token for batch in self._batches for token in self._step(batch)]
+
+    def _step(self, batch: Batch) -> Step:
+        rows = list(batch.rows)
+        sampled = batch.step()
         tokens: Any = sampled.tokens.tolist()
         is_nan: Any = sampled.is_nan.tolist()
         tokens = [-1 if bad else token for token, bad in zip(tokens, is_nan, strict=True)]
@@ -359,13 +383,24 @@ class Runner:
     def remove(self, leaving: Iterable[Sequence]) -> None:
         """Let sequences leave the batch; those that finished leave their prefix behind."""
         leaving = list(leaving)
-        if any(sequence not in self._batch.rows for sequence in leaving):
-            self._under_way = []  # it would keep the caches of a prompt that nobody wants any more
         for sequence in leaving:
-            if sequence.is_finished and sequence in self._batch.rows:
-                self._remember(sequence, self._batch.extract(sequence))
+            batch = self._batch_of(sequence)
+            if batch is None:
+                self._under_way = []  # it would keep the caches of a prompt that nobody wants
+            elif sequence.is_finished:
+                self._remember(sequence, batch.extract(sequence))
             sequence.cache = None
-        self._batch.remove(leaving)
+        for batch in self._batches:
+            batch.remove(leaving)
+        self._batches = [batch for batch in self._batches if batch]
+        self._unite()
+
+    def _unite(self) -> None:
+        """Let batches become one that no longer waste too much together."""
+        for batch in self._batches[1:]:
+            if self._fit(self._batches[0], batch.arrivals):
+                self._batches[0].join(batch.arrivals)
+                self._batches.remove(batch)
 
     def check(self) -> None:
         """Compute a token. Raises what the device has to say when it cannot."""
@@ -381,7 +416,7 @@ class Runner:
 
     def reset(self) -> None:
         """Forget the batch, after a step that failed."""
-        self._batch.clear()
+        self._batches.clear()
         self._arrivals, self._under_way = None, []
         mx.clear_cache()
 

@@ -49,6 +49,7 @@ def make_runner(
     num_bytes: int = 2**28,
     vocab: int = VOCAB_SIZE,
     is_planned: bool = False,
+    max_padding_bytes: int = 2**31,
 ) -> Runner:
     return Runner(
         model,
@@ -56,6 +57,7 @@ def make_runner(
         vocab_size=vocab,
         prefix_cache=PrefixCache(num_bytes),
         shapes=Shapes(is_planned),
+        max_padding_bytes=max_padding_bytes,
     )
 
 
@@ -160,24 +162,40 @@ SEEDED = st.builds(
 )
 
 
+PADDING = st.sampled_from([0, 100_000, 2**31])
+"""Bytes: none at all, some tokens of the demo model's, or what there may be."""
+
+
 @settings(deadline=None, max_examples=30, derandomize=True)
-@given(st.data(), st.sampled_from([3, 16, 64]), st.booleans())
+@given(st.data(), st.sampled_from([3, 16, 64]), st.booleans(), PADDING)
 def test_greedy_answers_do_not_depend_on_who_else_is_there(
-    model: Any, tokenizer: Any, words: list[int], data: st.DataObject, chunk: int, is_planned: bool
+    model: Any,
+    tokenizer: Any,
+    words: list[int],
+    data: st.DataObject,
+    chunk: int,
+    is_planned: bool,
+    padding: int,
 ) -> None:
     guests = data.draw(guests_of(words, GREEDY))
-    runner = make_runner(model, tokenizer, is_planned=is_planned)
+    runner = make_runner(model, tokenizer, is_planned=is_planned, max_padding_bytes=padding)
     found = answers(runner, tokenizer, guests, chunk=chunk)
     assert_as_alone(model, tokenizer, guests, found)
 
 
 @settings(deadline=None, max_examples=25, derandomize=True)
-@given(st.data(), st.integers(1, 14))
+@given(st.data(), st.integers(1, 14), PADDING)
 def test_seeded_answers_are_the_same_in_company_and_after_a_failed_step(
-    model: Any, tokenizer: Any, words: list[int], data: st.DataObject, fails_at: int
+    model: Any,
+    tokenizer: Any,
+    words: list[int],
+    data: st.DataObject,
+    fails_at: int,
+    padding: int,
 ) -> None:
     guests = data.draw(guests_of(words, SEEDED))
-    found = answers(make_runner(model, tokenizer), tokenizer, guests, fails_at=fails_at)
+    runner = make_runner(model, tokenizer, max_padding_bytes=padding)
+    found = answers(runner, tokenizer, guests, fails_at=fails_at)
     assert_as_alone(model, tokenizer, guests, found)
 
 
@@ -289,6 +307,59 @@ def test_known_shapes_change_nothing_but_what_is_computed_again(
     assert answers(runner, tokenizer, [second])[0] == solo(model, tokenizer, second)
 
 
+def test_long_rows_and_short_ones_share_no_room_that_would_be_wasted(
+    model: Any, tokenizer: Any, words: list[int]
+) -> None:
+    long, *short = [greedy(words[:60], 30), greedy(words[:5], 4), greedy(words[3:9], 30)]
+    alone = [solo(model, tokenizer, guest) for guest in (long, *short)]
+    runner: Any = make_runner(model, tokenizer, max_padding_bytes=100_000)
+    sequences = [make_sequence(tokenizer, guest) for guest in (long, *short)]
+    for sequence in sequences:
+        while not runner.prefill([sequence], 512):
+            pass
+        runner.join()
+    assert [[s.number for s in batch.rows] for batch in runner._batches] == [
+        [sequences[0].number],
+        [sequences[1].number, sequences[2].number],
+    ]
+    num_batches = []
+    while running := [s for s in sequences if not s.is_finished]:
+        for sequence, token, _ in runner.decode():
+            sequence.append(token)
+        runner.remove([s for s in running if s.is_finished])
+        num_batches.append(len(runner._batches))
+    assert [s.generated for s in sequences] == alone
+    assert num_batches[0] == 2
+    assert num_batches[-1] == 0
+
+
+def test_batches_become_one_when_little_is_wasted(
+    model: Any, tokenizer: Any, words: list[int]
+) -> None:
+    guests = [greedy(words[:length], number) for length, number in LENGTHS_AND_NUMBERS]
+    alone = [solo(model, tokenizer, guest) for guest in guests]
+    per_token = 6 * 2 * 2 * 64 * 4  # layers, keys and values, heads, their width, float32
+    runner: Any = make_runner(model, tokenizer, max_padding_bytes=16 * per_token)
+    sequences = [make_sequence(tokenizer, guest) for guest in guests]
+    for sequence in sequences:
+        while not runner.prefill([sequence], 512):
+            pass
+        runner.join()
+    sizes = [[len(batch) for batch in runner._batches]]
+    while running := [s for s in sequences if not s.is_finished]:
+        for sequence, token, _ in runner.decode():
+            sequence.append(token)
+        runner.remove([s for s in running if s.is_finished])
+        sizes.append([len(batch) for batch in runner._batches])
+    assert [s.generated for s in sequences] == alone
+    assert sizes == [[2, 2], [2, 2], *([[2]] * 10), []]
+
+
+LENGTHS_AND_NUMBERS = ((30, 12), (20, 2), (6, 2), (20, 12))
+"""Of prompts, and of the tokens of their answers: with what it has, the first batch refuses the
+third and the last, until those who end early have gone."""
+
+
 def test_what_a_layer_keeps_does_not_grow_with_those_who_come_and_go(float32_model: Path) -> None:
     """Left alone, it is a chain of sums that nobody ever computes: some kilobytes a request."""
     loaded = load(LoadOptions(folder=float32_model, name="demo"))
@@ -304,7 +375,7 @@ def test_what_a_layer_keeps_does_not_grow_with_those_who_come_and_go(float32_mod
 
     def links() -> int:
         drawn = io.StringIO()
-        layers = runner._batch._cache
+        layers = runner._batches[0]._cache
         mx.export_to_dot(drawn, *(array for layer in layers for array in kv._places(layer)))
         return drawn.getvalue().count("->")
 

@@ -108,15 +108,16 @@ def test_prompts_computed_on_a_grid_are_answered_as_without_one(
         assert answers(runner, tokenizer, guests, chunk=chunk) == alone
 
 
-def test_chunks_are_powers_of_two_that_divide_what_comes_before_them() -> None:
+def test_chunks_divide_what_comes_before_them() -> None:
     shapes = Shapes(is_planned=True, few=128)
-    assert shapes.chunk(0, 4096) == 4096
-    assert shapes.chunk(4096, 4095) == 4096
-    assert shapes.chunk(4096, 3000) == 2048
+    assert shapes.chunk(0, 9000) == 4096
+    assert shapes.chunk(4096, 4095) == 2048
+    assert shapes.chunk(6144, 4095) == 3072
     assert shapes.chunk(2048 + 512, 4096) == 512
     assert shapes.chunk(0, 1) == 256
     assert shapes.chunk(100, 4096) == 156
-    assert [shapes.end(number) for number in (2, 256, 257, 3000)] == [256, 256, 512, 4096]
+    ends = [shapes.end(number) for number in (2, 256, 257, 600, 3000, 4096)]
+    assert ends == [256, 256, 512, 768, 3072, 4096]
 
 
 def test_a_few_queries_see_what_causal_ones_see() -> None:
