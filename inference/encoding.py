@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from array import array
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 SHORTEST = 64
 """Characters; a shorter piece is encoded faster than it is found."""
@@ -31,8 +31,10 @@ class PieceEncoder:
         """Give the tokens of a text."""
         if not self._can_split or len(text) < SHORTEST:
             return self._encode(text)
-        assert self._controls is not None
-        return [token for piece in self._pieces(text) for token in self._encoded(piece)]
+        tokens: list[int] = []
+        for piece in self._pieces(text):
+            tokens += self._encoded(piece)
+        return tokens
 
     def _pieces(self, text: str) -> list[str]:
         """Long stretches without control tokens by themselves, and what is between them."""
@@ -46,13 +48,15 @@ class PieceEncoder:
                 rest += piece
         return [piece for piece in (*pieces, rest) if piece]
 
-    def _encoded(self, piece: str) -> Iterable[int]:
+    def _encoded(self, piece: str) -> list[int]:
         if len(piece) < SHORTEST:
             return self._encode(piece)
-        known = self._known.pop(piece, None)
-        tokens = array("I", self._encode(piece)) if known is None else known
-        self._known[piece] = tokens
-        self._num_characters += len(piece) if known is None else 0
+        if (known := self._known.get(piece)) is not None:
+            self._known.move_to_end(piece)
+            return known.tolist()
+        tokens = self._encode(piece)
+        self._known[piece] = array("I", tokens)
+        self._num_characters += len(piece)
         while self._num_characters > MAX_CHARACTERS:
             self._num_characters -= len(self._known.popitem(last=False)[0])
         return tokens

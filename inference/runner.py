@@ -288,13 +288,14 @@ class Runner:
             self._wait_for_the_one_before(kv.states(sequence.cache))
             self._keep_checkpoint(sequence)
             return None
-        self._keep_prompt(sequence)
-        self._under_way = []
         cache = sequence.cache
         if others:
             cache = kv.repeated(cache, len(sequences))
             logits = mx.repeat(logits, len(sequences), axis=0)
-        return Arrivals(sequences, cache, first_tokens(sequences, logits, self.vocab_size))
+        sampled = first_tokens(sequences, logits, self.vocab_size)
+        self._keep_prompt(sequence)  # while the device computes
+        self._under_way = []
+        return Arrivals(sequences, cache, sampled)
 
     def _begin(self, sequence: Sequence) -> None:
         cache, num_cached = self.prefix_cache.match(sequence.tokens)

@@ -107,13 +107,14 @@ class Scheduler:
 
     def _next_group(self, num_tokens: int, is_short: Callable[[Sequence], bool]) -> list[Sequence]:
         group: list[Sequence] = []
-        longest, different, are_short = 0, set[tuple[int, ...]](), True
+        longest, different, are_short = 0, list[list[int]](), True
         while self.waiting and self._has_room_for(self.waiting[0], group):
             candidate = self.waiting[0]
             if group and candidate.num_faults:
                 break
             longest = max(longest, candidate.num_tokens)
-            different.add(tuple(candidate.tokens))
+            if candidate.tokens not in different:  # most differ early: no hash of a long one
+                different.append(candidate.tokens)
             are_short = are_short and is_short(candidate)
             fits = are_short and longest * len(different) <= num_tokens
             if len(different) > 1 and not fits:

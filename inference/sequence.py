@@ -75,7 +75,8 @@ class Sequence:
 
     @property
     def tokens(self) -> list[int]:
-        return self.prompt + self.generated
+        """All of them, to be read only: a long prompt is not copied whenever it is looked at."""
+        return self.prompt + self.generated if self.generated else self.prompt
 
     @property
     def num_tokens(self) -> int:

@@ -295,6 +295,22 @@ def test_no_step_is_begun_when_all_end_with_the_one_under_way(
     assert [s.num_computed for s in sequences] == [20] * len(guests)
 
 
+def test_a_prompt_is_kept_when_its_first_token_is_under_way(
+    model: Any, tokenizer: Any, words: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner = make_runner(model, tokenizer)
+    order: list[str] = []
+
+    def noting(owner: Any, name: str) -> None:
+        call = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *args: (order.append(name), call(*args))[1])
+
+    noting(mx, "async_eval")
+    noting(runner.prefix_cache, "insert")
+    assert runner.prefill([make_sequence(tokenizer, greedy(words[:40]))], 1000)
+    assert order == ["async_eval", "insert"]
+
+
 def test_known_shapes_change_nothing_but_what_is_computed_again(
     model: Any, tokenizer: Any, words: list[int]
 ) -> None:

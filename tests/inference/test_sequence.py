@@ -41,6 +41,13 @@ def make_sequence(
     )
 
 
+def test_a_long_prompt_is_not_copied_whenever_it_is_looked_at(tokenizer: Any) -> None:
+    sequence = make_sequence(tokenizer)
+    assert sequence.tokens is sequence.prompt
+    sequence.append(4)
+    assert (sequence.tokens, sequence.prompt) == ([1, 2, 3, 4], [1, 2, 3])
+
+
 def logprob_of(tokenizer: Any, token: int) -> TokenLogprob:
     return TokenLogprob("", token_bytes(tokenizer, token), -1.0)
 

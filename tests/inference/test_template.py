@@ -386,6 +386,25 @@ def test_the_thinking_of_an_answer_that_comes_back_is_told_apart(tokenizer: Any)
     assert "<think>a</think>b" in shown(template, Message("user", "<think>a</think>b"))
 
 
+def test_a_long_turn_is_encoded_once_in_a_conversation(tokenizer: Any) -> None:
+    template = make_template(tokenizer, CHATML)
+    encoded: list[str] = []
+    mine = template.tokenizer._tokenizer
+    encode = mine.encode
+
+    def noted(text: str, **options: Any) -> Any:
+        encoded.append(text)
+        return encode(text, **options)
+
+    mine.encode = noted
+    long, answer = Message("user", "book " * 500), Message("assistant", "A book. " * 50)
+    template.render(Prompt((long,)))
+    encoded.clear()
+    template.render(Prompt((long, answer, Message("user", "Why?"))))
+    template.render(Prompt((long, answer, Message("user", "How?"))))
+    assert sum(map(len, encoded)) < 2 * len(answer.content)
+
+
 # Templates that misbehave
 
 
