@@ -44,6 +44,10 @@ class Batch:
         """The tokens that no one has read yet."""
         self._sampler: Sampler | None = None
         self._num_steps = 0
+        self._is_new = False
+        """Whether nobody has read a token of these rows, and nobody runs beside them."""
+        self._is_behind = False
+        """Whether tokens were read before the step that follows them was started."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -51,6 +55,7 @@ class Batch:
     @property
     def arrivals(self) -> Arrivals:
         """What another batch must be given to take in these rows."""
+        self._catch_up()
         assert self._sampled is not None
         return Arrivals(self.rows, self._cache, self._sampled)
 
@@ -64,8 +69,13 @@ class Batch:
         """What the caches take."""
         return sum(layer.nbytes for layer in self._cache)
 
-    def join(self, arrivals: Arrivals) -> None:
-        """Take in sequences whose prompts have been computed."""
+    def join(self, arrivals: Arrivals, *, is_alone: bool = False) -> None:
+        """Take in sequences whose prompts have been computed.
+
+        `is_alone` when none run, here or in another batch.
+        """
+        self._catch_up()
+        self._is_new = is_alone
         if not self.rows:
             self._cache, self._sampled = arrivals.cache, arrivals.sampled
         else:
@@ -80,18 +90,37 @@ class Batch:
         self._sampler = None
 
     def step(self) -> Sampled:
-        """Give the tokens of the step under way, and start the next."""
+        """Give the tokens of the step under way, and start the next.
+
+        First tokens that nobody runs beside are given before: to start a step takes about as long
+        as one, because MLX lets only so much be under way.
+        """
+        self._catch_up()
         current = self._sampled
         assert current is not None
-        if not all(sequence.ends_with_next for sequence in self.rows):
+        if self._is_new:
+            self._is_new, self._is_behind = False, True
+            self._make_sampler()  # which is to know the rows as they were before these tokens
+        elif not all(sequence.ends_with_next for sequence in self.rows):
             self._start(current)
         mx.eval(current.arrays)
         return current
 
-    def _start(self, current: Sampled) -> None:
+    def _catch_up(self) -> None:
+        """Start the step that follows what was read already."""
+        if self._is_behind:
+            self._is_behind = False
+            assert self._sampled is not None
+            self._start(self._sampled)
+
+    def _make_sampler(self) -> Sampler:
         if self._sampler is None:
             self._sampler = Sampler([row(s) for s in self.rows], self._vocab_size)
-        self._sampler.advance(current.tokens)
+        return self._sampler
+
+    def _start(self, current: Sampled) -> None:
+        sampler = self._make_sampler()
+        sampler.advance(current.tokens)
         logits = self._model(current.tokens[:, None], cache=self._cache)[:, -1, :]
         for sequence in self.rows:
             sequence.num_computed += 1
@@ -104,7 +133,7 @@ class Batch:
             mx.async_eval(logits)
             self._guide(current)
         mask = masks.filled([s.guide for s in self.rows], self._vocab_size)
-        self._sampled = self._sampler.sample(logits, mask)
+        self._sampled = sampler.sample(logits, mask)
         mx.async_eval(self._sampled.arrays)
 
     def _guide(self, current: Sampled) -> None:
@@ -132,6 +161,7 @@ class Batch:
         if not keep:
             self.clear()
             return
+        self._catch_up()
         if len(keep) == 1:
             self._cache = self.extract(self.rows[keep[0]])
         else:
@@ -147,6 +177,7 @@ class Batch:
         """Forget every row and all their caches."""
         self.rows, self._cache = [], []
         self._sampled = self._sampler = None
+        self._is_new = self._is_behind = False
 
 
 def first_tokens(sequences: list[Sequence], logits: mx.array, vocab_size: int) -> Sampled:

@@ -159,7 +159,8 @@ class Runner:
         """Let the sequences whose prompts were computed last join the batch."""
         arrivals, self._arrivals = self._arrivals, None
         assert arrivals is not None
-        self._batch_for(arrivals).join(arrivals)
+        is_alone = not self._batches
+        self._batch_for(arrivals).join(arrivals, is_alone=is_alone)
         for sequence in arrivals.rows:
             sequence.cache = None
 

@@ -311,6 +311,43 @@ def test_a_prompt_is_kept_when_its_first_token_is_under_way(
     assert order == ["async_eval", "insert"]
 
 
+def test_a_first_token_waits_for_no_step_behind_it_unless_others_run(
+    model: Any, tokenizer: Any, words: list[int]
+) -> None:
+    calls: list[int] = []
+
+    class Counted:
+        """The model, and how many rows each of its steps had."""
+
+        layers = model.layers
+
+        def __call__(self, tokens: Any, **options: Any) -> Any:
+            calls.append(tokens.shape[0])
+            return model(tokens, **options)
+
+    runner = make_runner(Counted(), tokenizer)
+    guests = [greedy(words[:20]), greedy(words[5:30])]
+    expected = [solo(model, tokenizer, guest)[:2] for guest in guests]
+    first, second = (make_sequence(tokenizer, guest) for guest in guests)
+
+    def join(sequence: Sequence) -> None:
+        assert runner.prefill([sequence], 1000)
+        runner.join()
+
+    def steps() -> list[int]:
+        calls.clear()
+        for sequence, token, _ in runner.decode():
+            sequence.append(token)
+        return calls
+
+    join(first)
+    assert steps() == []
+    assert len(first.generated) == 1
+    join(second)  # the step for the first alone is begun, so that all are as far
+    assert steps() == [2]
+    assert [first.generated, second.generated] == [expected[0], expected[1][:1]]
+
+
 def test_known_shapes_change_nothing_but_what_is_computed_again(
     model: Any, tokenizer: Any, words: list[int]
 ) -> None:
