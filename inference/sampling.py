@@ -185,7 +185,8 @@ class Sampler:
 
 def _bits(mask: mx.array, vocab_size: int) -> mx.array:
     """Unpack a bitmask: [B, words] to [B, vocabulary] booleans, lowest bit first."""
-    bits = (mask[:, :, None] >> mx.arange(32, dtype=mx.uint32)) & 1
+    # In bytes: a quarter of what the same takes in words.
+    bits = (mask.view(mx.uint8)[:, :, None] >> mx.arange(8, dtype=mx.uint8)) & 1
     return bits.reshape(mask.shape[0], -1)[:, :vocab_size].astype(mx.bool_)
 
 
