@@ -457,8 +457,12 @@ class Engine:
             self._step_or_recover()
             self._last_step = time.monotonic()
             if self._outbox.is_due(self._last_step, self._scheduler.num_running):
-                self._loop.call_soon_threadsafe(self._deliver, self._outbox.take())
+                self._hand_over()
         self._memory = replace(self._model.runner.memory(), limit=self._model.budget.limit)
+
+    def _hand_over(self) -> None:
+        if news := self._outbox.take():
+            self._loop.call_soon_threadsafe(self._deliver, news)
 
     def _step_or_recover(self) -> None:
         try:
@@ -498,6 +502,7 @@ class Engine:
         group = self._scheduler.next_prefill(min(max_tokens, runner.max_together), runner.is_short)
         if not group:
             return 0
+        self._hand_over()  # what was said does not wait for a prompt too
         counted = group[:1] if have_one_prompt(group) else group
         num_computed = sum(sequence.num_computed for sequence in counted)
         try:

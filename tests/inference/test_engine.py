@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from inference.answer import Answer
 from inference.engine import Engine, LoadedModel
 from inference.memory import Budget, Growth
 from parts import (
@@ -25,6 +26,7 @@ from parts import (
     Prompt,
     QueueFull,
     SamplingParams,
+    Text,
     Unavailable,
     Usage,
 )
@@ -123,6 +125,33 @@ def test_a_long_prompt_does_not_keep_the_others_from_their_tokens(
     chunks = names[first:last]
     assert chunks.count("chunk") == 24
     assert "chunk chunk" not in " ".join(chunks)
+
+
+def test_what_was_said_does_not_wait_for_somebody_elses_prompt(tokenizer: Any) -> None:
+    num_read, has_read = 0, threading.Condition()
+
+    def on_call(call: Call) -> None:
+        """A prompt takes until the one who runs has read all that was said."""
+        if call.name == "prefill" and len(call.prompts[0]) == 1:
+            [first] = engine._scheduler.running
+            with has_read:
+                assert has_read.wait_for(lambda: num_read == len(first.generated), 30)
+
+    async def scene() -> None:
+        nonlocal num_read, engine
+        async with running(Script(on_call), tokenizer) as engine:
+            first = await submit(engine, "once upon a time " * 20)
+            second: Answer | None = None
+            async for parts in first:
+                with has_read:
+                    num_read += sum(len(part.text) for part in parts if isinstance(part, Text))
+                    has_read.notify()
+                second = second or await submit(engine, "x")
+            assert second is not None
+            assert (await whole(second)).text == "x"
+
+    engine: Any = None
+    played(scene())
 
 
 def test_an_answer_that_ended_before_its_parts_were_delivered_is_delivered_whole(
