@@ -184,6 +184,7 @@ def _release() -> None:
     """Give back what a model took that nobody refers to any more."""
     import mlx.core as mx
 
+    gc.unfreeze()  # where the model was taken for something that stays
     gc.collect()
     mx.clear_cache()
 
