@@ -406,6 +406,9 @@ def _model_entry(settings: Settings, engine: Engine) -> dict[str, Any]:
 
 
 STARTED = int(time.time())
+BACKLOG, TAKEN_AT_ONCE = 2048, 4
+"""Connections that wait to be taken, and those that are taken before any is looked at: by then they
+have open files. Asyncio tries as many times, too, when it can have no more, and tells of each."""
 MAX_FRAME = 16 * 2**20
 """Bytes of a frame on a socket."""
 GOODBYE_S = 5
@@ -505,6 +508,12 @@ class Server(uvicorn.Server):
             for number, handler in before.items():
                 signal.signal(number, handler)
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        asyncio.get_running_loop().set_exception_handler(open_files.told_in_short)
+        await super().startup(sockets)
+        for listener in sockets or ():  # which asyncio has made as short as what it takes at once
+            listener.listen(BACKLOG)
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         for server in self.servers:
             server.close()
@@ -540,6 +549,7 @@ def main(settings: Settings) -> int:
             access_log=False,
             log_config=None,
             http=Wire,
+            backlog=TAKEN_AT_ONCE,
             timeout_graceful_shutdown=GOODBYE_S,
             ws_max_size=min(settings.max_body, MAX_FRAME),
             ws_per_message_deflate=False,
@@ -610,7 +620,7 @@ def _listen(settings: Settings) -> socket.socket:
         else:
             problem = f"{settings.host!r} is not an address of this machine (try --host 127.0.0.1)"
         raise Unavailable(problem + ".") from None
-    listener.listen(2048)
+    listener.listen(BACKLOG)
     return listener
 
 
