@@ -34,7 +34,7 @@ class StrictJsonRequest(Request):
 
     async def body(self) -> bytes:
         if not hasattr(self, "_body"):
-            chunks = [chunk async for chunk in self.stream()]
+            chunks = [chunk async for chunk in self.stream() if chunk]
             is_large = sum(map(len, chunks)) > LARGE_BODY
             self._body = await alone_in_turn(b"".join, chunks) if is_large else b"".join(chunks)
         return self._body

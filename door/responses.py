@@ -95,13 +95,13 @@ class Responses:
                 request = replace(request, params=replace(request.params, max_tokens=1))
             has_to_wait = self.engine.status.waiting > 0
             submit = functools.partial(self._submit, request, history, body.get("keep_alive"))
-            await _write_down(draft, request)
             is_told = bool(body.get("stream") or body.get("background"))
             if is_told and self.engine.status.phase == "sleeping":
                 answer: Answer = WakingAnswer(submit())
             else:
                 answer = await submit()
             has_to_wait = has_to_wait or answer.progress.stage != "reading"
+            await _write_down(draft, request, answer)
         except BaseException:
             draft.abandon()
             raise
@@ -292,11 +292,15 @@ async def _recalled(draft: Draft) -> list[Item]:
     return draft.recall()
 
 
-async def _write_down(draft: Draft, request: responses.ResponseRequest) -> None:
+async def _write_down(draft: Draft, request: responses.ResponseRequest, answer: Answer) -> None:
     """Write a long question down now, on a thread: at its end a response is kept at once."""
     long = {name: value for name, value in request.settings.items() if json_text.is_long(value)}
     if draft.is_kept and (long or json_text.is_long(request.items)):
-        await alone(draft.write_down, list(request.items), long)
+        try:
+            await alone(draft.write_down, list(request.items), long)
+        except BaseException:
+            answer.cancel()
+            raise
 
 
 def _is_much(body: dict[str, Any], history: list[Item]) -> bool:

@@ -7,6 +7,7 @@ Each piece is done in a millisecond or two, and what comes of all of them is the
 from __future__ import annotations
 
 import codecs
+import io
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -319,6 +320,14 @@ def pieces(value: Any, encode: Encode) -> Iterator[str]:
         yield from _members("{", "}", value.items(), lambda many: encode(dict(many)), encode)
     else:
         yield from _members("[", "]", value, lambda many: encode(list(many)), encode)
+
+
+def joined(texts: Iterable[str], errors: str = "strict") -> bytes:
+    """The bytes of texts, as UTF-8. They are copied once, and never all there twice."""
+    into = io.BytesIO()
+    for text in texts:
+        into.write(text.encode("utf-8", errors))
+    return into.getvalue()
 
 
 def _members(

@@ -15,6 +15,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
+from itertools import chain
 from typing import Any, NoReturn, TypeVar
 
 from protocol import json_text
@@ -50,8 +51,7 @@ def render(tree: Tree, archived_at: float) -> bytes:
         "metadata": None if tree.metadata is None else json.loads(tree.metadata),
         "turns": turns(tree),
     }
-    pieces = (*_layout(record), "\n")
-    return b"".join(piece.encode("utf-8", "backslashreplace") for piece in pieces)
+    return json_text.joined(chain(_layout(record), "\n"), "backslashreplace")
 
 
 def turns(tree: Tree) -> list[dict[str, Any]]:

@@ -32,7 +32,7 @@ _encode = json.JSONEncoder(separators=(",", ":")).encode
 
 def seal(purpose: Purpose, value: Any) -> str:
     """Make an opaque text of a JSON value."""
-    content = b"".join(piece.encode() for piece in json_text.pieces(value, _encode))
+    content = json_text.joined(json_text.pieces(value, _encode))
     packed = zlib.compress(content)
     if len(content) > _most(packed):
         packed = zlib.compress(content, level=0)

@@ -44,7 +44,7 @@ def json_bytes(value: Any) -> bytes:
 
 def long_json_bytes(value: Any) -> bytes:
     """The same of a value that may be long, for a thread."""
-    return b"".join(piece.encode("ascii") for piece in json_text.pieces(value, _JSON.encode))
+    return json_text.joined(json_text.pieces(value, _JSON.encode))
 
 
 def text_bytes(text: str) -> bytes:

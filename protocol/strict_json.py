@@ -45,26 +45,44 @@ def loads(body: bytes, max_values: int = MAX_VALUES) -> Any:
     return value
 
 
+class _Numbers:
+    """Reads numbers, and notes whether one is not finite."""
+
+    def __init__(self) -> None:
+        self.has_odd = False
+
+    def fraction(self, digits: str) -> float:
+        number = float(digits)
+        self.has_odd |= not math.isfinite(number)
+        return number
+
+    def whole(self, digits: str) -> float:
+        return int(digits) if len(digits) <= MAX_DIGITS else self.fraction("inf")
+
+
 class _StrictReader(Reader):
     """Reads JSON within bounds, and notes whether something in it may have to be refused."""
 
     def __init__(self, body: bytes, max_values: int) -> None:
-        super().__init__(
-            body,
-            json.JSONDecoder(
-                parse_float=self._fraction,
-                parse_constant=self._fraction,
-                parse_int=self._whole_number,
-            ),
+        # Numbers do not know their reader: it holds a body, and would stay until garbage is looked
+        # for.
+        self._numbers = numbers = _Numbers()
+        decoder = json.JSONDecoder(
+            parse_float=numbers.fraction, parse_constant=numbers.fraction, parse_int=numbers.whole
         )
-        self.has_odd = False
-        """Whether there may be a number that is not finite, or half of a surrogate pair."""
+        super().__init__(body, decoder)
+        self._has_escape = False
         self._max_values, self._num_values = max_values, 0
         self._width = 1
         # Walking costs more than reading: most bodies need not be walked.
         self._is_walked = (
             len(body) > 2 * max_values or body.count(b"[") + body.count(b"{") > MAX_DEPTH
         )
+
+    @property
+    def has_odd(self) -> bool:
+        """Whether there may be a number that is not finite, or half of a surrogate pair."""
+        return self._numbers.has_odd or self._has_escape
 
     def take(self, value: Any, depth: int, *, is_part: bool = False) -> None:
         if self._is_walked:
@@ -89,20 +107,12 @@ class _StrictReader(Reader):
             )
 
     def turn_to(self, piece: str) -> None:
-        self.has_odd |= "\\u" in piece
+        self._has_escape |= "\\u" in piece
 
     def _count(self, number: int) -> None:
         self._num_values += number
         if self._num_values > self._max_values:
             raise _invalid(f"The body holds more than {self._max_values} values.")
-
-    def _fraction(self, digits: str) -> float:
-        number = float(digits)
-        self.has_odd |= not math.isfinite(number)
-        return number
-
-    def _whole_number(self, digits: str) -> float:
-        return int(digits) if len(digits) <= MAX_DIGITS else self._fraction("inf")
 
 
 def _path(steps: Iterable[str | int]) -> str:

@@ -34,8 +34,7 @@ _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",",
 
 def pack(value: Any) -> bytes:
     """The JSON text of a value. Half a surrogate pair becomes the escape that stands for it."""
-    pieces = json_text.pieces(value, _encode)
-    return b"".join(piece.encode("utf-8", "backslashreplace") for piece in pieces)
+    return json_text.joined(json_text.pieces(value, _encode), "backslashreplace")
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
@@ -111,3 +112,67 @@ def is_well(server: Running) -> bool:
         return server.health().status_code == 200
     except httpx.TransportError:
         return False
+
+
+# Large bodies
+
+LIMIT = 16 * 2**20
+
+
+class Memory:
+    """What a server's process takes, in bytes."""
+
+    def __init__(self, server: Running) -> None:
+        self._folder = Path("/proc") / str(server.process.pid)
+
+    def _said(self, name: str) -> int:
+        lines = (self._folder / "status").read_text().splitlines()
+        return int(next(line for line in lines if line.startswith(name)).split()[1]) * 1024
+
+    @property
+    def now(self) -> int:
+        return self._said("VmRSS")
+
+    @property
+    def most(self) -> int:
+        """Since it was last forgotten."""
+        return self._said("VmHWM")
+
+    def forget(self) -> None:
+        (self._folder / "clear_refs").write_text("5")
+
+
+def in_chunks(body: bytes) -> Iterator[bytes]:
+    for start in range(0, len(body), 2**16):
+        yield body[start : start + 2**16]
+
+
+def filled(body: dict[str, Any], size: int) -> bytes:
+    """A body of so many bytes, white space at its end."""
+    return json.dumps(body, ensure_ascii=False).encode().ljust(size)
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux tells")
+def test_a_body_takes_less_than_four_times_its_limit_and_gives_it_back(tmp_path: Path) -> None:
+    words = "some words " * (LIMIT // 11 - 20)
+    messages = [{"role": "user", "content": "w" * (LIMIT // 9_000 - 40)}] * 9_000
+    sent = [
+        ("/v1/chat/completions", {"messages": messages}, LIMIT, 400),
+        ("/v1/chat/completions", {"messages": messages}, 2 * LIMIT, 413),
+        ("/v1/responses", {"input": words}, LIMIT, 400),
+        ("/v1/conversations", {"unknown": words}, LIMIT, 200),
+    ]
+    kind = {"content-type": "application/json"}
+    with running(tmp_path, "--max-body", "16M") as server:
+        memory = Memory(server)
+        at_first = memory.now
+        for path, body, size, status in sent:
+            text = filled(body, size)
+            for content in (text, in_chunks(text)):
+                memory.forget()
+                before = memory.now
+                url = server.base_url + path
+                asked = httpx.post(url, content=content, headers=kind, timeout=PATIENCE_S)
+                assert asked.status_code == status
+                assert memory.most - before < 4 * LIMIT
+        assert memory.now - at_first < 4 * LIMIT

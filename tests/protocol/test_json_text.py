@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import random
 import string
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -224,3 +226,21 @@ def test_a_whole_number_with_too_many_digits_is_not_finite() -> None:
     assert strict_json.loads(b"[1" + b"0" * 80 + b"]") == [10**80]
     assert refusal(b'{"a": 1' + b"0" * 4400 + b"}").code in ("invalid_value", "invalid_json")
     assert math.isinf(float("1" + "0" * 4400))
+
+
+def test_a_reader_lets_go_of_what_it_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At once: garbage is looked for when many objects were made, and a body is one."""
+    readers: list[weakref.ref[Reader]] = []
+    read = Reader.read
+
+    def noted(self: Reader) -> Any:
+        readers.append(weakref.ref(self))
+        return read(self)
+
+    monkeypatch.setattr(Reader, "read", noted)
+    gc.disable()
+    try:
+        assert strict_json.loads(b'{"a": [1.5, 2, "x"]}') == {"a": [1.5, 2, "x"]}
+        assert [reader() for reader in readers] == [None]
+    finally:
+        gc.enable()
