@@ -10,8 +10,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
-COMPILE_S, COMPILE_TOOL_S = 2.0, 0.1
-"""Seconds that what a request demands may take to compile, and how many more for each tool."""
+COMPILE_S, COMPILE_TOOL_S, MAX_COMPILE_S = 2.0, 0.1, 10.0
+"""Seconds that what a request demands may take to compile, how many more for each tool, and at
+most."""
 MAX_TEXT = 8 * 1024
 """Characters of one expression, or of one text in a schema: each step reads it again."""
 MAX_DEPTH = 100
@@ -53,7 +54,7 @@ _EMBEDDED = re.compile(r"%json\s+(?=\{)|%json(?=\{)")
 
 def compile_s(num_tools: int) -> float:
     """How many seconds what a request with so many tools demands may take to compile."""
-    return COMPILE_S + COMPILE_TOOL_S * num_tools
+    return min(COMPILE_S + COMPILE_TOOL_S * num_tools, MAX_COMPILE_S)
 
 
 def why_not(schema: Any) -> str | None:

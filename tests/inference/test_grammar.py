@@ -938,8 +938,7 @@ def test_a_grammar_whose_time_is_over_is_given_up_and_the_next_is_not(
 
 
 def test_what_each_tool_demands_has_its_own_time() -> None:
-    assert compile_s(0) == 2
-    assert compile_s(100) == 12
+    assert [compile_s(number) for number in (0, 10, 1000)] == [2, 3, 10]
 
 
 @pytest.mark.parametrize("pattern", ["(a+)+$", "(a|a)*c", "(x+x+)+y", "(a|b)*a(a|b){200}"])

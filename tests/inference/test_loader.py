@@ -87,8 +87,8 @@ def test_the_context_can_be_set() -> None:
         ({"hidden_size": 96}, "do not fit its config.json"),
         ({"num_hidden_layers": 7}, "do not fit its config.json"),
         ({"model_file": "model.py"}, "--trust-remote-code"),
-        ({"hidden_size": "many"}, ""),
-        ({"num_attention_heads": 0}, ""),
+        ({"hidden_size": "many"}, "cannot be loaded ("),
+        ({"num_attention_heads": 0}, "cannot be loaded (ZeroDivisionError: "),
     ],
 )
 def test_a_config_that_does_not_fit_is_refused_in_a_sentence(
@@ -102,10 +102,15 @@ def test_a_config_that_does_not_fit_is_refused_in_a_sentence(
     assert "\n" not in caught.value.message
 
 
-def test_a_broken_tokenizer_is_refused_in_a_sentence(folder: Path) -> None:
-    (folder / "tokenizer.json").write_text("{")
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
+@pytest.mark.parametrize("content", [b"{", b"", b"[]", b"\xff" * 99])
+def test_a_broken_tokenizer_is_refused_in_a_sentence(
+    folder: Path, name: str, content: bytes
+) -> None:
+    (folder / name).write_bytes(content)
     with pytest.raises(Unavailable) as caught:
         load(options(folder))
+    assert f"{folder / name} cannot be read as JSON" in caught.value.message
     assert "\n" not in caught.value.message
 
 
