@@ -46,6 +46,7 @@ SETTINGS = door_settings.parse() if __name__ == "__main__" else None
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -271,8 +272,11 @@ def _answer_errors(app: FastAPI, settings: Settings) -> None:
     # Starlette's, not FastAPI's: unknown paths and methods raise only that one.
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> Response:
-        if isinstance(error.__cause__, ServerError):
-            return await ours(request, error.__cause__)
+        match error.__cause__:  # what was wrong with a body that FastAPI had us read
+            case ServerError() as refused:
+                return await ours(request, refused)
+            case RequestValidationError() as wrong:
+                return await malformed(request, wrong)
         sentence = {
             404: f"There is nothing at {request.url.path[:200]}.",
             405: f"{request.method} is not allowed here.",
@@ -402,6 +406,9 @@ def _model_entry(settings: Settings, engine: Engine) -> dict[str, Any]:
 
 
 STARTED = int(time.time())
+BACKLOG, TAKEN_AT_ONCE = 2048, 4
+"""Connections that wait to be taken, and those that are taken before any is looked at: by then they
+have open files. Asyncio tries as many times, too, when it can have no more, and tells of each."""
 MAX_FRAME = 16 * 2**20
 """Bytes of a frame on a socket."""
 GOODBYE_S = 5
@@ -501,6 +508,12 @@ class Server(uvicorn.Server):
             for number, handler in before.items():
                 signal.signal(number, handler)
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        asyncio.get_running_loop().set_exception_handler(open_files.told_in_short)
+        await super().startup(sockets)
+        for listener in sockets or ():  # which asyncio has made as short as what it takes at once
+            listener.listen(BACKLOG)
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         for server in self.servers:
             server.close()
@@ -536,6 +549,7 @@ def main(settings: Settings) -> int:
             access_log=False,
             log_config=None,
             http=Wire,
+            backlog=TAKEN_AT_ONCE,
             timeout_graceful_shutdown=GOODBYE_S,
             ws_max_size=min(settings.max_body, MAX_FRAME),
             ws_per_message_deflate=False,
@@ -606,7 +620,7 @@ def _listen(settings: Settings) -> socket.socket:
         else:
             problem = f"{settings.host!r} is not an address of this machine (try --host 127.0.0.1)"
         raise Unavailable(problem + ".") from None
-    listener.listen(2048)
+    listener.listen(BACKLOG)
     return listener
 
 
@@ -638,7 +652,12 @@ def _engine(settings: Settings) -> Engine:
             prefix_folder_bytes=settings.prompt_cache_disk_bytes,
         )
         with open_files.limit_kept():
-            return loader.load(options)
+            model = loader.load(options)
+        # What is here stays. To look through all of it for what can be freed takes a tenth of a
+        # second, in which nothing else happens; so it is not looked through again.
+        gc.collect()
+        gc.freeze()
+        return model
 
     return MlxEngine(
         load,

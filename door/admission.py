@@ -11,6 +11,7 @@ import json
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
+from door.turns import alone
 from parts import (
     Answer,
     ContextLengthExceeded,
@@ -25,6 +26,7 @@ from parts import (
     TimedOut,
     Tool,
 )
+from protocol import json_text
 
 CHARACTERS_PER_TOKEN = 16
 """No tokenizer puts more into a token, on the average of a text that fills a context."""
@@ -55,7 +57,7 @@ class Admission:
 
     async def count(self, prompt: Prompt) -> int:
         """The number of a prompt's tokens. Raises `Refused`."""
-        self._refuse_too_long(prompt)
+        await self._refuse_too_long(prompt)
         return await self._engine.count(prompt)
 
     async def submit(
@@ -73,8 +75,8 @@ class Admission:
         keep_alive: float | None = None,
     ) -> Sequence[Answer]:
         """The same for a prompt with several answers: all are admitted, or none."""
+        await self._refuse_too_long(prompt)
         self._refuse_too_many(len(choices))
-        self._refuse_too_long(prompt)
         if self._timeout is None:
             return await self._entering(prompt, choices, keep_alive)
         deadline = asyncio.get_running_loop().time() + self._timeout
@@ -103,21 +105,22 @@ class Admission:
                 "this server allows. Try again later, or start it with a larger --max-queue."
             )
 
-    def _refuse_too_long(self, prompt: Prompt) -> None:
+    async def _refuse_too_long(self, prompt: Prompt) -> None:
         card = self._engine.status.model
         if card is None:
             return
         room = card.context_window * CHARACTERS_PER_TOKEN
-        num_characters = 0
-        for text in _texts(prompt):
-            num_characters += len(text)
-            if num_characters > room:
-                raise ContextLengthExceeded(
-                    f"This model's context window is {card.context_window} tokens, but the prompt "
-                    f"has more than {room} characters. Shorten it, or start the server with a "
-                    "larger --ctx-size.",
-                    param="messages",
-                )
+        if json_text.is_long([tool.parameters for tool in prompt.tools]):
+            is_too_long = await alone(_is_longer, prompt, room)
+        else:
+            is_too_long = _is_longer(prompt, room)
+        if is_too_long:
+            raise ContextLengthExceeded(
+                f"This model's context window is {card.context_window} tokens, but the prompt "
+                f"has more than {room} characters. Shorten it, or start the server with a "
+                "larger --ctx-size.",
+                param="messages",
+            )
 
 
 class TimedAnswer:
@@ -152,6 +155,16 @@ class TimedAnswer:
 
 def _timed_out(timeout: float) -> TimedOut:
     return TimedOut(f"The answer took longer than the {timeout:g} s that this server allows.")
+
+
+def _is_longer(prompt: Prompt, room: int) -> bool:
+    """Whether a prompt has more characters than that; looks no further."""
+    num_characters = 0
+    for text in _texts(prompt):
+        num_characters += len(text)
+        if num_characters > room:
+            return True
+    return False
 
 
 def _texts(prompt: Prompt) -> Iterator[str]:

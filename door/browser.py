@@ -8,9 +8,10 @@ from typing import Any, Literal
 
 from fastapi import APIRouter, Request, Response
 
+from door.bodies import JsonAnswer
 from door.responses import Responses
 from protocol import browser, export
-from protocol.sse import json_bytes
+from protocol.sse import json_bytes, long_json_bytes
 
 PRIVATE = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
 
@@ -42,10 +43,10 @@ def add_routes(router: APIRouter, made: Responses) -> None:
     async def show(conversation_id: str, request: Request) -> Response:
         def shown() -> bytes:
             tree = browser.find(store, conversation_id, _owner(request))
-            return json_bytes(browser.tree_json(tree))
+            return long_json_bytes(browser.tree_json(tree))
 
         content = await asyncio.to_thread(shown)
-        return Response(content, headers=PRIVATE, media_type="application/json")
+        return JsonAnswer(content, headers=PRIVATE)
 
     @router.delete("/conversations/{conversation_id}")
     async def delete(conversation_id: str, request: Request) -> Response:

@@ -7,13 +7,14 @@ import functools
 from collections.abc import Callable
 from typing import Any, Literal, TypeVar
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Request, Response
 
+from door.bodies import answer, aside
 from door.requests import ConversationRequest, ItemsRequest, MetadataRequest
 from door.responses import page
 from parts import NotFound
 from protocol.conversations import Store
-from protocol.items import normalised
+from protocol.items import Item, normalised
 
 T = TypeVar("T")
 Order = Literal["asc", "desc"]
@@ -24,18 +25,24 @@ def add_routes(router: APIRouter, store: Store) -> None:
     """Add the routes under `/v1/conversations`."""
 
     async def revived(conversation_id: str, owner: str, look: Callable[[], T]) -> T:
+        """Look, on a thread, for a conversation may be long."""
         try:
-            return look()
+            return await asyncio.to_thread(look)
         except NotFound:
             await asyncio.to_thread(store.revive, conversation_id, owner=owner)
-            return look()
+            return await asyncio.to_thread(look)
+
+    def read(items: list[Any] | None, owner: str) -> list[Item]:
+        resolve = functools.cache(functools.partial(store.item, owner=owner))
+        return normalised(items, resolve, param="items")
 
     @router.post("/v1/conversations")
     async def create(request: Request, body: ConversationRequest = NOTHING) -> dict[str, Any]:
         owner = request.state.owner
-        resolve = functools.cache(functools.partial(store.item, owner=owner))
-        items = normalised(body.items, resolve, param="items")
-        return store.create_conversation(body.metadata, items, owner=owner)
+        return await aside(
+            request,
+            lambda: store.create_conversation(body.metadata, read(body.items, owner), owner=owner),
+        )
 
     @router.get("/v1/conversations/{conversation_id}")
     async def retrieve(conversation_id: str, request: Request) -> dict[str, Any]:
@@ -62,16 +69,13 @@ def add_routes(router: APIRouter, store: Store) -> None:
         return {"id": conversation_id, "object": "conversation.deleted", "deleted": True}
 
     @router.post("/v1/conversations/{conversation_id}/items")
-    async def add_items(
-        conversation_id: str, body: ItemsRequest, request: Request
-    ) -> dict[str, Any]:
+    async def add_items(conversation_id: str, body: ItemsRequest, request: Request) -> Response:
         owner = request.state.owner
-        resolve = functools.cache(functools.partial(store.item, owner=owner))
-        items = normalised(body.items, resolve, param="items")
+        items = await aside(request, lambda: read(body.items, owner))
         added = await revived(
             conversation_id, owner, lambda: store.add_items(conversation_id, items, owner=owner)
         )
-        return page(added, has_more=False)
+        return await answer(page(added, has_more=False))
 
     @router.get("/v1/conversations/{conversation_id}/items")
     async def list_items(
@@ -80,7 +84,7 @@ def add_routes(router: APIRouter, store: Store) -> None:
         order: Order = "desc",
         after: str | None = None,
         limit: int = 20,
-    ) -> dict[str, Any]:
+    ) -> Response:
         owner = request.state.owner
         found = await revived(
             conversation_id,
@@ -89,16 +93,17 @@ def add_routes(router: APIRouter, store: Store) -> None:
                 conversation_id, order=order, after=after, limit=limit, owner=owner
             ),
         )
-        return page(found.entries, found.has_more)
+        return await answer(page(found.entries, found.has_more))
 
     @router.get("/v1/conversations/{conversation_id}/items/{item_id}")
-    async def retrieve_item(conversation_id: str, item_id: str, request: Request) -> dict[str, Any]:
+    async def retrieve_item(conversation_id: str, item_id: str, request: Request) -> Response:
         owner = request.state.owner
-        return await revived(
+        found = await revived(
             conversation_id,
             owner,
             lambda: store.conversation_item(conversation_id, item_id, owner=owner),
         )
+        return await answer(found)
 
     @router.delete("/v1/conversations/{conversation_id}/items/{item_id}")
     async def delete_item(conversation_id: str, item_id: str, request: Request) -> dict[str, Any]:

@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import errno
+import logging
+import math
 import os
 import resource
+import time
 from collections.abc import Iterator
+from typing import Any
+
+log = logging.getLogger("mlx_server")
+
+RESERVED = 64
+"""Of the files that this process may have open, those that connections leave to others."""
+WARN_EVERY_S = 60.0
+SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+_warned_at = -math.inf
 
 
 def stand_in_for_closed() -> None:
@@ -24,6 +38,32 @@ def allow_many() -> int:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         soft = hard
     return soft
+
+
+def max_connections() -> float:
+    """How many connections may be open."""
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return math.inf if most == resource.RLIM_INFINITY else max(most - RESERVED, most // 2)
+
+
+def warn_of_shortage() -> None:
+    """Say, once a minute, that clients are turned away."""
+    global _warned_at
+    if time.monotonic() - _warned_at >= WARN_EVERY_S:
+        _warned_at = time.monotonic()
+        log.warning(
+            "as many connections are open as this process may have; more are turned away "
+            "(see ulimit -n)"
+        )
+
+
+def told_in_short(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """What asyncio tells of each connection that it cannot take, told once; all else as it does."""
+    error = context.get("exception")
+    if isinstance(error, OSError) and error.errno in SHORTAGES and "socket" in context:
+        warn_of_shortage()
+    else:
+        loop.default_exception_handler(context)
 
 
 @contextlib.contextmanager

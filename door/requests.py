@@ -27,18 +27,37 @@ from protocol.tools import MAX_TOOLS
 MAX_MESSAGES = 10_000
 MAX_PARTS = 10_000
 """Of one message."""
-MAX_PARTS_TOGETHER = 100_000
+MAX_PARTS_TOGETHER = 20_000
 MAX_CALLS = 1_000
 """Of one message."""
 MAX_ARGUMENTS = 64
 """For the chat template."""
 
 
-LONG = ("messages", "input", "items")
-"""Fields whose lists may be long."""
+MAX_MEMBERS = 10_000
+"""Of an object whose members are a client's own."""
 
 
-class Permissive(BaseModel):
+class Given(BaseModel):
+    """A JSON object, which can be had back as it was given."""
+
+    def given(self) -> dict[str, Any]:
+        """The fields that the client set, as plain JSON."""
+        # One by one: Pydantic would do it all in one go, while everybody waits.
+        values = ((name, getattr(self, name)) for name in self.model_fields_set)
+        return {name: _plain(value) for name, value in values if value is not None}
+
+
+def _plain(value: Any) -> Any:
+    """A field as plain JSON, which it is unless it is a model, or its members are."""
+    if isinstance(value, Given):
+        return value.given()
+    if isinstance(value, list) and value and isinstance(value[0], Given):
+        return [each.given() for each in value]
+    return value
+
+
+class Permissive(Given):
     """A JSON object of which only the named fields are looked at."""
 
     model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
@@ -56,20 +75,6 @@ class Permissive(BaseModel):
         field = cls.model_fields.get(name)
         is_required = field is not None and field.is_required()
         return value is None or value == {} or (value == [] and not is_required)
-
-    def given(self) -> dict[str, Any]:
-        """The fields that the client set, as plain JSON."""
-        # What may be long is taken one by one: Pydantic would do it all while others wait.
-        long = {name: getattr(self, name) for name in LONG if name in self.model_fields_set}
-        fields = self.model_dump(exclude_none=True, exclude_unset=True, exclude=set(long))
-        return fields | {name: _plain(value) for name, value in long.items() if value is not None}
-
-
-def _plain(value: Any) -> Any:
-    """A field as plain JSON, which it is unless its members are models."""
-    if isinstance(value, list) and value and isinstance(value[0], Permissive):
-        return [each.given() for each in value]
-    return value
 
 
 def _listed(value: Any) -> Any:
@@ -97,12 +102,13 @@ def _id_of(value: Any) -> Any:
     return value["id"] if isinstance(value, dict) and "id" in value else value
 
 
+Object = Annotated[dict[str, Any], BeforeValidator(_few(MAX_MEMBERS))]
 Stop = Annotated[str, Field(max_length=1000)]
 Count = Annotated[int, Field(ge=1, le=10**9)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 Bias = Annotated[float, Field(ge=-100, le=100)]
 Biases = Annotated[dict[str, Bias], BeforeValidator(_few(1024))]
-Tools = Annotated[list[dict[str, Any]], Field(max_length=MAX_TOOLS, fail_fast=True)]
+Tools = Annotated[list[Object], Field(max_length=MAX_TOOLS, fail_fast=True)]
 Names = Annotated[list[str], Field(max_length=MAX_TOOLS, fail_fast=True)]
 TemplateArgs = Annotated[dict[str, str | int | float | bool], BeforeValidator(_few(MAX_ARGUMENTS))]
 
@@ -126,9 +132,9 @@ class Sampling(Permissive):
         Annotated[list[Stop], Field(max_length=16, fail_fast=True), BeforeValidator(_listed)] | None
     ) = None
     tools: Tools | None = None
-    tool_choice: str | dict[str, Any] | None = None
+    tool_choice: str | Object | None = None
     parallel_tool_calls: bool | None = None
-    structured_outputs: dict[str, Any] | None = None
+    structured_outputs: Object | None = None
     enable_thinking: bool | None = None
     keep_alive: Annotated[float, BeforeValidator(seconds)] | None = None
     max_reasoning_tokens: Annotated[int, Field(ge=0, le=10**9)] | None = None
@@ -138,7 +144,7 @@ class Sampling(Permissive):
 # Chat completions
 
 
-class ContentPart(BaseModel):
+class ContentPart(Given):
     """A part of a message; the kinds that are not text are refused by name later.
 
     What a part holds that has no type says what it is, so nothing of it is left out here.
@@ -149,9 +155,14 @@ class ContentPart(BaseModel):
     text: str | None = None
     refusal: str | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _has_few_members(cls, value: Any) -> Any:
+        return _few(MAX_MEMBERS)(value)
+
 
 Parts = Annotated[list[ContentPart], Field(max_length=MAX_PARTS, fail_fast=True)]
-Calls = Annotated[list[dict[str, Any]], Field(max_length=MAX_CALLS, fail_fast=True)]
+Calls = Annotated[list[Object], Field(max_length=MAX_CALLS, fail_fast=True)]
 
 
 class ChatMessage(Permissive):
@@ -162,7 +173,7 @@ class ChatMessage(Permissive):
     reasoning: str | None = None
     reasoning_content: str | None = None
     tool_calls: Calls | None = None
-    function_call: dict[str, Any] | None = None
+    function_call: Object | None = None
     tool_call_id: str | None = None
     name: str | None = None
 
@@ -253,7 +264,9 @@ def _few_parts(messages: Any) -> Any:
     """See that messages have not too many parts together, before a model is made of each."""
     if isinstance(messages, list):
         contents = (message.get("content") for message in messages if isinstance(message, dict))
-        if sum(len(c) for c in contents if isinstance(c, list)) > MAX_PARTS_TOGETHER:
+        # One that has too many alone is told of by itself.
+        numbers = (len(c) for c in contents if isinstance(c, list) and len(c) <= MAX_PARTS)
+        if sum(numbers) > MAX_PARTS_TOGETHER:
             most = {"most": MAX_PARTS_TOGETHER}
             raise PydanticCustomError("too_long", "must have at most {most} parts together", most)
     return messages
@@ -275,11 +288,11 @@ class ChatRequest(Sampling):
     max_completion_tokens: Count | None = None
     logprobs: bool | None = None
     functions: Tools | None = None
-    function_call: str | dict[str, Any] | None = None
-    response_format: dict[str, Any] | None = None
+    function_call: str | Object | None = None
+    response_format: Object | None = None
     reasoning_effort: str | None = None
     modalities: Names | None = None
-    audio: dict[str, Any] | None = None
+    audio: Object | None = None
 
 
 # Responses
@@ -296,7 +309,7 @@ class ReasoningOptions(Permissive):
 class TextOptions(Permissive):
     """The form of the answer's text."""
 
-    format: dict[str, Any] | None = None
+    format: Object | None = None
 
 
 Items = Annotated[list[Any], Field(max_length=MAX_MESSAGES)]
@@ -325,7 +338,7 @@ class ResponseRequest(InputRequest):
     return_progress: bool = False
     include: Names | None = None
     metadata: Metadata | None = None
-    prompt: dict[str, Any] | None = None
+    prompt: Object | None = None
     user: str | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None

@@ -12,11 +12,12 @@ from typing import Any, Literal, TypeVar
 
 from fastapi import APIRouter, Request, Response
 
-from door.bodies import aside
+from door.bodies import LARGE_BODY, answer, aside
 from door.log import Stories, Story
 from door.requests import CompactRequest, InputRequest, ResponseRequest
 from door.runs import Run, Runs
 from door.stream import EventStream, unless_gone
+from door.turns import alone
 from door.waking import WakingAnswer
 from parts import (
     Answer,
@@ -29,12 +30,12 @@ from parts import (
     ServerError,
     Usage,
 )
-from protocol import compaction, errors, responses
+from protocol import compaction, errors, json_text, responses
 from protocol.conversations import Store
 from protocol.draft import Draft
 from protocol.items import Item
 from protocol.response_events import ResponseStream
-from protocol.sse import DONE, NamedEvents, json_bytes, named_event
+from protocol.sse import DONE, NamedEvents, long_named_event, named_event
 from protocol.thinking import ReasoningFormat
 from protocol.transcript import num_droppable, shortened
 
@@ -87,12 +88,10 @@ class Responses:
         is_warm_up: bool = False,
     ) -> Run:
         """Start a response whose past is known: the draft's, or `past`."""
-        history = draft.recall() if past is None else past
         try:
-            request = await self._read(body, history, draft.owner)
-            if not is_warm_up:
-                responses.refuse_unanswered(history, request.items)
-            else:
+            history = await _recalled(draft) if past is None else past
+            request = await self._read(body, history, draft.owner, is_answered=not is_warm_up)
+            if is_warm_up:
                 request = replace(request, params=replace(request.params, max_tokens=1))
             has_to_wait = self.engine.status.waiting > 0
             submit = functools.partial(self._submit, request, history, body.get("keep_alive"))
@@ -102,11 +101,12 @@ class Responses:
             else:
                 answer = await submit()
             has_to_wait = has_to_wait or answer.progress.stage != "reading"
+            await _write_down(draft, request, answer)
         except BaseException:
             draft.abandon()
             raise
         stream = ResponseStream(
-            request,
+            request.without_question(),
             id=draft.id,
             created_at=draft.created_at,
             reasoning_format=self._reasoning_format,
@@ -130,15 +130,20 @@ class Responses:
         return run
 
     async def _read(
-        self, body: dict[str, Any], history: list[Item], owner: str
+        self, body: dict[str, Any], history: list[Item], owner: str, *, is_answered: bool = False
     ) -> responses.ResponseRequest:
-        """Read a body: on a thread when it, or what it continues, has much in it."""
-        given = body.get("input")
-        num_items = len(history) + (len(given) if isinstance(given, list) else 0)
-        is_much = num_items > MANY_ITEMS or _holds_much(given)
-        if not is_much:
-            return self.read(body, history, owner)
-        return await asyncio.to_thread(self.read, body, history, owner)
+        """Read a body: on a thread when it, or what it continues, has much in it.
+
+        One that `is_answered` must not leave calls without results.
+        """
+
+        def read() -> responses.ResponseRequest:
+            request = self.read(body, history, owner)
+            if is_answered:
+                responses.refuse_unanswered(history, request.items)
+            return request
+
+        return await alone(read) if _is_much(body, history) else read()
 
     def read(
         self, body: dict[str, Any], history: list[Item], owner: str
@@ -158,7 +163,7 @@ class Responses:
     ) -> tuple[Prompt, list[Item], list[Item]]:
         """What a body comes to without answering it: the prompt, the past and the new items."""
         with await self.draft(body, owner=owner) as draft:
-            past = draft.recall()
+            past = await _recalled(draft)
             request = await self._read(body, past, owner)
             return request.prompt, past, list(request.items)
 
@@ -197,6 +202,14 @@ class Responses:
         except NotFound:
             await asyncio.to_thread(self.store.revive, name, owner=owner)
             return look()
+
+    async def retrieved(self, name: str, look: Callable[[], T], owner: str) -> T:
+        """The same on a thread, for what may be long."""
+        try:
+            return await asyncio.to_thread(look)
+        except NotFound:
+            await asyncio.to_thread(self.store.revive, name, owner=owner)
+            return await asyncio.to_thread(look)
 
     async def _submit(
         self,
@@ -272,13 +285,40 @@ def _called_input() -> Iterator[None]:
         raise
 
 
-def _holds_much(given: Any) -> bool:
+async def _recalled(draft: Draft) -> list[Item]:
+    """What was said before: read on a thread when that is much."""
+    if sum(turn.num_bytes for turn in draft.past) > LARGE_BODY:
+        return await alone(draft.recall)
+    return draft.recall()
+
+
+async def _write_down(draft: Draft, request: responses.ResponseRequest, answer: Answer) -> None:
+    """Write a long question down now, on a thread: at its end a response is kept at once."""
+    long = {name: value for name, value in request.settings.items() if json_text.is_long(value)}
+    if draft.is_kept and (long or json_text.is_long(request.items)):
+        try:
+            await alone(draft.write_down, list(request.items), long)
+        except BaseException:
+            answer.cancel()
+            raise
+
+
+def _is_much(body: dict[str, Any], history: list[Item]) -> bool:
+    """Whether it takes long to read a body with what was said before."""
+    given = body.get("input")
+    items = given if isinstance(given, list) else []
+    return (
+        len(history) + len(items) > MANY_ITEMS
+        or _holds_much([*history, *items])
+        or json_text.is_long(body.get("tools"))
+    )
+
+
+def _holds_much(items: Iterable[Any]) -> bool:
     """Whether an item has many parts, or what is sealed, which has to be unfolded."""
-    if not isinstance(given, list):
-        return False
     return any(
         "encrypted_content" in item or len(item.get("content") or "") > MANY_ITEMS
-        for item in given
+        for item in items
         if isinstance(item, dict) and isinstance(item.get("content") or "", (str, list))
     )
 
@@ -294,7 +334,10 @@ async def events_of(run: Run, after: int = -1) -> AsyncIterator[bytes]:
     try:
         async for events in run.follow(after):
             for event in events:
-                yield written.write(event)
+                if "response" in event and json_text.is_long(event):
+                    yield await alone(long_named_event, event)
+                else:
+                    yield written.write(event)
     except ServerError as error:
         yield named_event({"type": "error", **errors.body_of(error)["error"]})
     yield DONE
@@ -311,10 +354,6 @@ def page(entries: list[Item], has_more: bool) -> dict[str, Any]:
     }
 
 
-def _json(value: Any) -> Response:
-    return Response(json_bytes(value), media_type="application/json")
-
-
 Order = Literal["asc", "desc"]
 
 
@@ -324,7 +363,7 @@ def add_routes(router: APIRouter, made: Responses) -> None:
 
     async def found(response_id: str, owner: str) -> tuple[dict[str, Any], Run | None]:
         """A response as it stands, and its run if that is still known. Raises `NotFound`."""
-        kept = await made.revived(
+        kept = await made.retrieved(
             response_id, lambda: store.retrieve(response_id, owner=owner), owner
         )
         run = runs.get(response_id)
@@ -342,7 +381,7 @@ def add_routes(router: APIRouter, made: Responses) -> None:
         if body.background:
             run.at_end(lambda: made.stories.end(story))
             if not body.stream:
-                return _json(run.response)
+                return await answer(run.response)
             return EventStream(events_of(run), lambda: None)
         if body.stream:
             return EventStream(events_of(run), run.cancel)
@@ -352,7 +391,7 @@ def add_routes(router: APIRouter, made: Responses) -> None:
             run.cancel()
         if run.error is not None:
             raise run.error
-        return _json(run.response)
+        return await answer(run.response)
 
     @router.post("/v1/responses/input_tokens")
     async def input_tokens(body: InputRequest, request: Request) -> dict[str, Any]:
@@ -365,7 +404,7 @@ def add_routes(router: APIRouter, made: Responses) -> None:
             await aside(request, body.given), request.state.owner
         )
         usage = Usage(prompt_tokens=await made.count(prompt))
-        return _json(compaction.compaction_object((*past, *items), usage))
+        return await answer(await alone(compaction.compaction_object, (*past, *items), usage))
 
     @router.get("/v1/responses/{response_id}")
     async def retrieve(
@@ -373,7 +412,7 @@ def add_routes(router: APIRouter, made: Responses) -> None:
     ) -> Response:
         response, run = await found(response_id, request.state.owner)
         if not stream:
-            return _json(response)
+            return await answer(response)
         after = max(starting_after, -1)
         # Or an item of it was deleted.
         if run is None or run.response != response or not run.has_events(after):
@@ -394,9 +433,9 @@ def add_routes(router: APIRouter, made: Responses) -> None:
     async def cancel(response_id: str, request: Request) -> Response:
         response, run = await found(response_id, request.state.owner)
         if run is None or run.is_over:
-            return _json(response)
+            return await answer(response)
         run.cancel()
-        return _json(run.response)
+        return await answer(run.response)
 
     @router.get("/v1/responses/{response_id}/input_items")
     async def input_items(
@@ -407,11 +446,11 @@ def add_routes(router: APIRouter, made: Responses) -> None:
         limit: int = 20,
     ) -> Response:
         owner = request.state.owner
-        found = await made.revived(
+        found = await made.retrieved(
             response_id,
             lambda: store.input_items(
                 response_id, order=order, after=after, limit=limit, owner=owner
             ),
             owner,
         )
-        return _json(page(found.entries, found.has_more))
+        return await answer(page(found.entries, found.has_more))

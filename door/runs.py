@@ -83,7 +83,11 @@ class Run:
     def num_bytes(self) -> int:
         """What the events of a run that is over take."""
         # Its text stands in the deltas and, whole, in the events that end a part, an item, and all.
-        return len(self.events) * EVENT_BYTES + 4 * len(json_bytes(self.response))
+        # What was asked, and is long, is one for all events.
+        long = self._draft.question.settings if self._draft.question else {}
+        told = {name: value for name, value in self.response.items() if name not in long}
+        size = 4 * len(json_bytes(told)) + sum(map(len, long.values()))
+        return len(self.events) * EVENT_BYTES + size
 
     def cancel(self) -> None:
         """Give the response up. Harmless when it is over."""
@@ -189,6 +193,8 @@ class Run:
         if self.is_over:
             # Before a reader runs: whoever hears of its end can continue it.
             self._draft.remember(self.stream.response, self.items, self.timings())
+            if self._draft.is_kept:  # by the store: the run may be read again, but not asked
+                self.items, self.history = [], []
 
     def _forget_half(self) -> None:
         """Let the older half of the events go: whoever has not read them by now never will."""

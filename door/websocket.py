@@ -16,16 +16,16 @@ from pydantic import ValidationError
 from starlette.types import Message
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from door.bodies import LARGE_BODY
+from door.bodies import LARGE_BODY, written
 from door.log import Story, told
 from door.requests import ResponseRequest
 from door.responses import Responses
 from door.runs import END_S, Run
 from door.stream import SEND_TIMEOUT_S
+from door.turns import alone_in_turn
 from parts import InvalidRequest, ServerError
 from protocol import errors, strict_json
 from protocol.items import Item
-from protocol.sse import json_bytes
 
 log = logging.getLogger("mlx_server")
 
@@ -109,7 +109,8 @@ class Session:
             # A turn that failed takes what it continued with it.
             self._private.forget(previous)
         elif given.get("store") is False:
-            self._private.keep(run.id, [*run.history, *run.items, *run.response["output"]])
+            said = [*run.history, *run.items, *run.response["output"]]
+            self._private.keep(run.id, said, len(await written(said)))
 
     async def _begin(
         self, given: dict[str, Any], past: list[Item] | None, *, is_warm_up: bool
@@ -132,9 +133,10 @@ class Session:
 
     async def _send(self, value: Any) -> None:
         """Send a frame. Raises `WebSocketDisconnect` when the client has stopped reading, too."""
+        text = (await written(value)).decode("ascii")
         try:
             async with asyncio.timeout(SEND_TIMEOUT_S):
-                await self._socket.send_text(json_bytes(value).decode("ascii"))
+                await self._socket.send_text(text)
         except TimeoutError:
             log.warning("a client did not read its socket for %d s", SEND_TIMEOUT_S)
             raise WebSocketDisconnect(POLICY_VIOLATION) from None
@@ -152,9 +154,8 @@ class Private:
         found = self._pasts.get(id)
         return found[0] if found else None
 
-    def keep(self, id: str, items: list[Item]) -> None:
-        """Keep a turn. The oldest make room, but not for one that fills it alone."""
-        size = len(json_bytes(items))
+    def keep(self, id: str, items: list[Item], size: int) -> None:
+        """Keep a turn of so many bytes. The oldest make room, but not for one that fills it."""
         self._pasts[id] = (items, size)
         self._num_bytes += size
         while len(self._pasts) > PRIVATE_TURNS or self._num_bytes > PRIVATE_BYTES:
@@ -189,7 +190,7 @@ async def _request(frame: Message) -> tuple[dict[str, Any], bool]:
     """The request in a frame, and whether it is only to be prepared. Raises as `_read` does."""
     text = frame.get("text")
     body = frame.get("bytes") or b"" if text is None else text.encode()
-    return await asyncio.to_thread(_read, body) if len(body) > LARGE_BODY else _read(body)
+    return await alone_in_turn(_read, body) if len(body) > LARGE_BODY else _read(body)
 
 
 def _read(body: bytes) -> tuple[dict[str, Any], bool]:

@@ -11,7 +11,8 @@ from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from protocol.errors import envelope
+from door import open_files
+from protocol.errors import RETRY_AFTER_S, envelope
 
 IDLE_S, PROBE_EVERY_S, NUM_PROBES = 60, 15, 4
 """Seconds of silence after which the operating system asks whether the other side is still there,
@@ -54,6 +55,10 @@ class Wire(H11Protocol):
             for level, option, value in _options():
                 with contextlib.suppress(OSError):  # no kind of socket must have all of them
                     connection.setsockopt(level, option, value)
+        if len(self.connections) > open_files.max_connections():
+            open_files.warn_of_shortage()
+            self._refuse(503, "Too many connections are open here. Try again later.")
+            return
         self._wait()
 
     def data_received(self, data: bytes) -> None:
@@ -91,10 +96,11 @@ class Wire(H11Protocol):
 
     def _refuse(self, status: int, sentence: str) -> None:
         body = json.dumps(envelope(status, sentence)).encode()
+        later = b"retry-after: %d\r\n" % RETRY_AFTER_S if status == 503 else b""
         self.transport.write(
             b"HTTP/1.1 %d Refused\r\ncontent-type: application/json\r\ncontent-length: %d\r\n"
-            b"x-content-type-options: nosniff\r\nconnection: close\r\n\r\n"
-            % (status, len(body))
+            b"x-content-type-options: nosniff\r\n%bconnection: close\r\n\r\n"
+            % (status, len(body), later)
             + body
         )
         self.transport.close()

@@ -29,6 +29,7 @@ from inference.outbox import News, Outbox, is_last
 from inference.pace import Pace
 from inference.parser import Parser
 from inference.scheduler import Scheduler, have_one_prompt
+from inference.schema import compile_s
 from inference.sequence import Sequence
 from parts import (
     ContextLengthExceeded,
@@ -54,8 +55,6 @@ log = logging.getLogger(__name__)
 
 BURST_S = 0.25
 """Seconds of steps between two looks at whether someone else wants the lock."""
-COMPILE_S = 10
-"""Seconds that a grammar may take to compile; the first one waits for the vocabulary too."""
 COMPILE_QUEUE_S = 30
 """Seconds that it may wait for those before it."""
 SETTLE_S = 2.0
@@ -300,10 +299,11 @@ class Engine:
             making.cancel()
             raise Unavailable("Too many grammars are being compiled; try again later.") from None
         try:
-            return await asyncio.wait_for(making, COMPILE_S)
+            return await asyncio.wait_for(making, most := compile_s(len(prompt.tools)))
         except TimeoutError:
+            # Whoever compiles has given up by then, unless a single step of it is the matter.
             raise InvalidRequest(
-                f"This takes more than {COMPILE_S} s to compile.",
+                f"This takes more than {most:g} s to compile.",
                 param=prompt.constraint.param if prompt.constraint else "tools",
                 code="invalid_schema",
             ) from None

@@ -13,6 +13,7 @@ import json
 import logging
 import random
 import re
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -33,7 +34,9 @@ from inference.schema import (
     MAX_DEPTH,
     MAX_TEXT,
     adapted,
+    compile_s,
     depth,
+    embedded,
     slashes_escaped,
     why_not,
 )
@@ -47,6 +50,8 @@ NUM_TRIED = 8
 """Tokens that are tried of every grammar before it is let in."""
 NUM_TRIED_OF_TEXTS = (32, 32, 32, 32)
 """The same for one with expressions, in several tries."""
+SHARE = 0.75
+"""Of the time that a request has: whoever compiles gives up before those who wait for it do."""
 MAX_RENEWED = 3
 """Times that a guide which has lost its way tries again with a lexer of its own."""
 NUM_CACHED = 64
@@ -64,7 +69,8 @@ LIMITS = LLParserLimits(
     max_lexer_states=50_000,
     verbose_errors=False,
 )
-"""What cannot be compiled ends in a second or two, and so does a step that goes wrong."""
+"""What cannot be compiled ends in a second, and so does a step that goes wrong."""
+TOO_LONG = "it takes too long to compile, or to follow"
 ANYTHING = r"/(.|\n)*/"
 Grammar = Mapping[str, Any]
 """As llguidance reads it: a `json_schema` or a `lark_grammar`."""
@@ -277,11 +283,17 @@ class Grammars:
         *,
         vocab_size: int,
         tool_parser: ToolParser | None = None,
+        clock: Callable[[], float] = time.thread_time,
     ) -> None:
-        """`tokenizer` is mlx-lm's `TokenizerWrapper`; `tool_parser` its own unless given."""
+        """`tokenizer` is mlx-lm's `TokenizerWrapper`; `tool_parser` its own unless given.
+
+        `clock` gives the seconds that the calling thread has worked.
+        """
         self._tokenizer = tokenizer
         self._markers = markers
         self._vocab_size = vocab_size
+        self._clock = clock
+        self._deadline = 0.0
         self._compiled: OrderedDict[str, Compiled] = OrderedDict()
         self._ll: LLTokenizer | None = None
         self._blank: frozenset[int] | None = None
@@ -299,11 +311,12 @@ class Grammars:
     ) -> Guide | None:
         """A guide for the answer to a prompt, or None when it is free.
 
-        `tokens` are the prompt's. May take a second: call it from a thread.
+        `tokens` are the prompt's. May take a second: call it from a thread, one at a time.
 
         Raises:
             InvalidRequest: what is asked for cannot be enforced, and why.
         """
+        self._deadline = self._clock() + SHARE * compile_s(len(prompt.tools))
         rules = self._rules(prompt, tokens)
         budget = max_reasoning_tokens if self._markers.think_end is not None else None
         if rules is None and budget is None:
@@ -450,6 +463,8 @@ class Grammars:
                 if name not in rules.optional:
                     raise _refused(reason, param)
                 others[name] = _schema(rules.optional[name])
+        if self._is_late:
+            raise _refused(TOO_LONG, param)
         whole = {"": {"lark_grammar": rules.lark}, **others}
         compiled = Compiled(functools.partial(self._compile, whole))
         if compiled.error:
@@ -476,8 +491,11 @@ class Grammars:
 
     def _why_not(self, name: str, grammar: Grammar) -> str | None:
         """Say why a grammar cannot be enforced, if it cannot."""
-        if reason := why_not(grammar.get("json_schema", {})):
-            return reason
+        for schema in (grammar.get("json_schema", {}), *embedded(grammar.get("lark_grammar", ""))):
+            if reason := why_not(schema):
+                return reason
+        if self._is_late:
+            return TOO_LONG
         compiled = self._compile({name: grammar})
         # Some that can be compiled fail at a step; with an expression, at which one is hard to say.
         numbers = NUM_TRIED_OF_TEXTS if _has_expression(grammar) else (NUM_TRIED,)
@@ -486,20 +504,23 @@ class Grammars:
             self._try(matcher, number, random.Random(seed))
             if matcher.is_error():
                 return _reason(matcher.get_error())
-        return None
+        return TOO_LONG if self._is_late else None
+
+    @property
+    def _is_late(self) -> bool:
+        """Whether the request has had its time: what has begun cannot be stopped, but all else."""
+        return self._clock() > self._deadline
 
     def _try(self, matcher: LLMatcher, number: int, chooser: random.Random) -> None:
         """Follow a grammar for some tokens, whichever."""
         mask = np.zeros((1, (self._vocab_size + 31) // 32), np.int32)
         ends = [token for token in self._tokenizer.eos_token_ids if token < self._vocab_size]
         for _ in range(number):
-            if matcher.is_error() or matcher.is_stopped():
+            if matcher.is_error() or matcher.is_stopped() or self._is_late:
                 return
             fill_next_token_bitmask(matcher, mask)
-            is_allowed = np.unpackbits(mask.view(np.uint8), bitorder="little")
-            is_allowed[ends] = 0
-            going_on = np.flatnonzero(is_allowed)
-            if not len(going_on) or not matcher.consume_token(int(chooser.choice(going_on))):
+            token = _some_token(mask[0], ends, chooser)
+            if token is None or not matcher.consume_token(token):
                 return
 
     def _compile(self, grammars: Mapping[str, Grammar]) -> LLMatcher:
@@ -545,6 +566,20 @@ class Grammars:
                 t for t in tokens if not token_bytes(self._tokenizer, t).strip()
             )
         return self._blank
+
+
+def _some_token(mask: np.ndarray, ends: Sequence[int], chooser: random.Random) -> int | None:
+    """One of those that a row of a mask allows, but for `ends`; None when there is no other."""
+    words = mask.view(np.uint32)
+    for end in ends:
+        words[end // 32] &= ~np.uint32(1 << (end % 32))
+    # By words, not tokens: of these there are a hundred thousand, and a hundred tries of a schema.
+    going_on = np.flatnonzero(words)
+    if not len(going_on):
+        return None
+    place = int(chooser.choice(going_on))
+    bits = np.flatnonzero(np.unpackbits(words[place : place + 1].view(np.uint8), bitorder="little"))
+    return 32 * place + int(chooser.choice(bits))
 
 
 def _cannot_call(message: str) -> InvalidRequest:

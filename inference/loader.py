@@ -38,6 +38,10 @@ SMALL = 32 * 2**20
 """Bytes of a file that is read whole to name a model."""
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Names of malloc.h."""
+OBJECTS = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+"""Files of a tokenizer that hold JSON objects."""
+MAX_REASON = 200
+"""Characters of what a library says."""
 DEFAULT_CONTEXT = 8192
 """Tokens, for a model that does not say how many it can read."""
 
@@ -193,6 +197,7 @@ def _release() -> None:
     """Give back what a model took that nobody refers to any more."""
     import mlx.core as mx
 
+    gc.unfreeze()  # where the model was taken for something that stays
     gc.collect()
     mx.clear_cache()
 
@@ -409,4 +414,22 @@ def _reason(error: Exception, options: LoadOptions) -> str:
         return f"There is not enough memory for the model in {folder}; try a smaller one."
     if "parameters" in text or "shape" in text.lower():
         return f"The weights in {folder} do not fit its config.json; download the model again."
-    return f"The model in {folder} cannot be loaded; run with --log-level debug to see why."
+    if (broken := _unreadable(folder)) is not None:
+        return f"{broken} cannot be read as JSON; download the model again."
+    said = " ".join(f"{type(error).__name__}: {text}".split())[:MAX_REASON]
+    return (
+        f"The model in {folder} cannot be loaded ({said}); --log-level debug shows where it fails."
+    )
+
+
+def _unreadable(folder: Path) -> Path | None:
+    """A file of a model that is to be a JSON object, and is none."""
+    for path in (folder / name for name in OBJECTS):
+        with contextlib.suppress(FileNotFoundError):
+            try:
+                value = json.loads(path.read_text(encoding="utf-8"))
+            except (ValueError, RecursionError):
+                return path
+            if not isinstance(value, dict):
+                return path
+    return None

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
+COMPILE_S, COMPILE_TOOL_S, MAX_COMPILE_S = 2.0, 0.1, 10.0
+"""Seconds that what a request demands may take to compile, how many more for each tool, and at
+most."""
 MAX_TEXT = 8 * 1024
 """Characters of one expression, or of one text in a schema: each step reads it again."""
 MAX_DEPTH = 100
@@ -18,6 +23,11 @@ MAX_OPTIONAL = 500
 """Optional properties of one object: the parser considers all of them at once."""
 MAX_PROPERTIES = 2000
 """Properties of all objects together: each costs the compiler half a millisecond."""
+MAX_MEETING = 8
+"""Expressions and formats that one text must match together: each doubles what the compiler looks
+at, whatever limits it is given."""
+MAX_PATTERNED = 100
+"""Expressions for names of properties: each is compared with all others."""
 MAX_NUMBER = 10**18
 """Where bounds of numbers end: those of 64 bits, or of floating point, are not followed further."""
 FORMATS = frozenset("date-time time date duration email hostname ipv4 ipv6 uuid uri".split())
@@ -34,9 +44,17 @@ CALENDAR = {"date": f"^{_DATE}$", "time": f"^{_TIME}", "date-time": f"^{_DATE}[T
 """What llguidance's formats leave out: which years leap, and that most minutes have 60 seconds."""
 UUID = "^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$"
 _LOOKS_AHEAD = re.compile(r"\^\(\?!\^\[(?P<only>[^\]^\\]+)\]\*\$\)(?P<rest>.*)", re.DOTALL)
+BESIDE = frozenset({"anyOf", "oneOf", "patternProperties"})
+"""Keywords one of whose schemas holds beside what stands next to them."""
 SAYING = frozenset("title description default examples deprecated $comment $schema $id".split())
 """Keywords that demand nothing."""
 ANY_OBJECT: Mapping[str, Any] = {"type": "object"}
+_EMBEDDED = re.compile(r"%json\s+(?=\{)|%json(?=\{)")
+
+
+def compile_s(num_tools: int) -> float:
+    """How many seconds what a request with so many tools demands may take to compile."""
+    return min(COMPILE_S + COMPILE_TOOL_S * num_tools, MAX_COMPILE_S)
 
 
 def why_not(schema: Any) -> str | None:
@@ -52,7 +70,18 @@ def why_not(schema: Any) -> str | None:
         return f"it has more than {MAX_PROPERTIES} properties"
     if _num_optional(schema) > MAX_OPTIONAL:
         return f"an object has more than {MAX_OPTIONAL} optional properties"
+    if _num_patterned(schema) > MAX_PATTERNED:
+        return f"it has more than {MAX_PATTERNED} expressions for names of properties"
+    if _Meetings(schema).most > MAX_MEETING:
+        return f"a text must match more than {MAX_MEETING} expressions at once"
     return None
+
+
+def embedded(grammar: str) -> Iterator[Any]:
+    """The schemas that stand in a grammar in Lark's notation, as far as they are JSON."""
+    for found in _EMBEDDED.finditer(grammar):
+        with contextlib.suppress(ValueError, RecursionError):
+            yield json.JSONDecoder().raw_decode(grammar, found.end())[0]
 
 
 def adapted(schema: Any, root: Any = None) -> Any:
@@ -206,6 +235,46 @@ class _Levels:
         return self._below[path]
 
 
+class _Meetings:
+    """How many expressions meet: which of them one and the same text must match.
+
+    What is demanded in several ways is joined, at every depth: properties of one name, for one.
+    """
+
+    def __init__(self, root: Any) -> None:
+        self._root = root
+        self._referred: dict[str, int] = {}
+        """The most behind each reference; 0 as long as they are being counted."""
+        self.most = self._count(root)
+
+    def _count(self, value: Any) -> int:
+        """The most that meet at one place of a schema whose depth is bounded."""
+        if isinstance(value, list | tuple):
+            return max(map(self._count, value), default=0)
+        if not isinstance(value, Mapping):
+            return 0
+        own = sum(isinstance(value.get(keyword), str) for keyword in ("pattern", "format"))
+        beside, apart, elsewhere = 0, own, 0
+        for keyword, child in value.items():
+            if keyword == "$ref" and isinstance(child, str):
+                beside += self._count_referred(child)
+            elif keyword == "allOf" and isinstance(child, list | tuple):
+                beside += sum(map(self._count, child))
+            elif keyword in BESIDE:
+                beside += self._count(child)
+            elif keyword in ("$defs", "definitions"):
+                elsewhere = max(elsewhere, self._count(child))
+            else:
+                apart = max(apart, self._count(child))
+        return max(beside + apart, elsewhere)
+
+    def _count_referred(self, path: str) -> int:
+        if path not in self._referred:
+            self._referred[path] = 0
+            self._referred[path] = self._count(referred(path, self._root))
+        return self._referred[path]
+
+
 def referred(path: str, root: Any) -> Any:
     """What a reference inside a schema stands for; None when it is not there."""
     found = root
@@ -239,6 +308,17 @@ def _num_properties(value: Any) -> int:
             return sum(map(_num_properties, value.values()))
         case list() | tuple():
             return sum(map(_num_properties, value))
+    return 0
+
+
+def _num_patterned(value: Any) -> int:
+    match value:
+        case Mapping():
+            patterned = value.get("patternProperties")
+            own = len(patterned) if isinstance(patterned, Mapping) else 0
+            return own + sum(map(_num_patterned, value.values()))
+        case list() | tuple():
+            return sum(map(_num_patterned, value))
     return 0
 
 

@@ -22,7 +22,7 @@ import jinja2
 import jinja2.meta
 import jinja2.nodes
 
-from inference.encoding import PieceEncoder
+from inference.encoding import PieceEncoder, encoder_of
 from parts import InvalidRequest, Message, Prompt, Tool, ToolCall
 
 log = logging.getLogger(__name__)
@@ -74,10 +74,7 @@ class ChatTemplate:
         self.default_args = dict(default_args or {})
         self._source = _source(tokenizer)
         self._control_tokens = _control_token_pattern(tokenizer)
-        self._encoder = PieceEncoder(
-            lambda text: list(tokenizer.encode(text, add_special_tokens=False)),
-            self._control_tokens,
-        )
+        self._encoder = PieceEncoder(encoder_of(tokenizer), self._control_tokens)
 
     # Rendering
 

@@ -15,6 +15,7 @@ from parts import InvalidRequest, NotFound
 from protocol import record
 from protocol.conversations import Store
 from protocol.forest import Listed
+from protocol.json_text import PIECE
 from protocol.pages import page_of
 from protocol.record import Malformed
 from protocol.tree import Tree
@@ -98,13 +99,12 @@ class _Search:
         if self._needle in listed.summary.title.casefold():
             return True
         tree = self._archived(listed) if listed.file else self._in_memory(listed)
-        return tree is not None and any(self._needle in text.casefold() for text in said_in(tree))
+        return tree is not None and any(_holds(text, self._needle) for text in said_in(tree))
 
     def _in_memory(self, listed: Listed) -> Tree | None:
         tree = self._store.look(listed.summary.id, self._owner)
-        return (
-            tree if tree and any(self._may_hold(t.input + t.output) for t in tree.turns) else None
-        )
+        texts = (text for turn in tree.turns for text in (turn.input, turn.output)) if tree else ()
+        return tree if any(map(self._may_hold, texts)) else None
 
     def _archived(self, listed: Listed) -> Tree | None:
         """The conversation, when its file holds the words in any place."""
@@ -118,7 +118,21 @@ class _Search:
 
     def _may_hold(self, text: bytes) -> bool:
         self._budget -= len(text)
-        return self._escaped in text.decode("utf-8", "replace").casefold()
+        return any(_holds(piece, self._escaped) for piece in _decoded(text, len(self._escaped)))
+
+
+def _holds(text: str, folded: str) -> bool:
+    """Whether words are in a text, in whichever case; a piece at a time, for others wait."""
+    return any(
+        folded in text[start : start + PIECE + len(folded)].casefold()
+        for start in range(0, len(text), PIECE)
+    )
+
+
+def _decoded(text: bytes, overlap: int) -> Iterator[str]:
+    """A text in pieces, each of which begins with so many characters of the one before."""
+    for start in range(0, len(text), PIECE):
+        yield text[start : start + PIECE + 4 * overlap].decode("utf-8", "replace")
 
 
 def said_in(tree: Tree) -> Iterator[str]:

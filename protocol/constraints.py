@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from parts import Constraint, InvalidRequest, Message
-from protocol import strict_json
+from protocol import json_text, strict_json
 from protocol.strict_json import depth_of
 
 TOLD = "Answer in JSON that matches this schema:\n{}"
@@ -22,6 +22,7 @@ MAX_SCHEMA_BYTES = 256 * 2**10
 """Of a schema as JSON, of a regular expression, of a grammar, and of all choices together."""
 KINDS = ("json", "json_object", "regex", "choice", "grammar")
 """What `structured_outputs` may ask for; its other keys are hints for other engines."""
+_encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
 def of_format(form: Mapping[str, Any] | None, param: str) -> Constraint | None:
@@ -115,14 +116,21 @@ def checked(schema: Mapping[str, Any], param: str) -> Mapping[str, Any]:
     """See that a schema can be looked at in reasonable time. Raises `InvalidRequest`."""
     if depth_of(schema) > MAX_SCHEMA_DEPTH:
         raise _bad_schema(f"The schema nests deeper than {MAX_SCHEMA_DEPTH} levels.", param)
-    _sized(json.dumps(schema), param)
+    num_bytes = 0
+    for piece in json_text.pieces(schema, _encode):
+        num_bytes += len(piece)
+        _refuse_too_large(num_bytes, param)
     return schema
 
 
 def _sized(text: str, param: str) -> str:
-    if len(text) > MAX_SCHEMA_BYTES:
-        raise _bad_schema(f"It has more than {MAX_SCHEMA_BYTES} bytes.", param)
+    _refuse_too_large(len(text), param)
     return text
+
+
+def _refuse_too_large(num_bytes: int, param: str) -> None:
+    if num_bytes > MAX_SCHEMA_BYTES:
+        raise _bad_schema(f"It has more than {MAX_SCHEMA_BYTES} bytes.", param)
 
 
 def _parsed(text: str, param: str) -> Any:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from protocol.forest import Forest, absent
 from protocol.items import Item, new_id
 from protocol.live import Live
 from protocol.pages import Order, Page, page_of
-from protocol.tree import Tree, chain, pack, turn_of_items
+from protocol.tree import Removal, Tree, chain, pack, turn_of_items
 
 MAX_ITEM_ID = 200
 PREFIXES = {"message": "msg", "reasoning": "rs", "function_call": "fc", "compaction": "cmp"}
@@ -67,12 +68,17 @@ class ConversationObjects(Forest):
     ) -> list[Item]:
         """Append items to a conversation; one whose id is taken gets another. Raises `NotFound`."""
         with self._memory:
-            live = self._conversation(conversation_id, owner)
-            added = with_own_ids(items, ids_in_conversation(live))
+            taken = ids_in_conversation(self._conversation(conversation_id, owner))
+        while True:
+            added = with_own_ids(items, taken)
             turn = turn_of_items(added, self._wall())
-            turn.parent = live.tree.tip
-            self._trees.append(live, turn)
-        return added
+            with self._memory:
+                live = self._conversation(conversation_id, owner)
+                taken = ids_in_conversation(live)
+                if taken.isdisjoint(turn.input_ids):  # nor has anybody else brought them since
+                    turn.parent = live.tree.tip
+                    self._trees.append(live, turn)
+                    return added
 
     def conversation_items(
         self,
@@ -97,11 +103,12 @@ class ConversationObjects(Forest):
     def delete_item(self, conversation_id: str, item_id: str, *, owner: str = "") -> dict[str, Any]:
         """Delete an item, also from the response that made it; otherwise as `delete`."""
         missing = absent("Item", item_id, "item_id")
+        removal = Removal(item_id)
         tree = self._erase(
             conversation_id,
             owner,
             missing,
-            lambda tree: tree.id == conversation_id and tree.delete_item(item_id),
+            lambda tree: tree.id == conversation_id and tree.delete_item(removal),
         )
         return conversation_object(tree)
 
@@ -114,8 +121,10 @@ class ConversationObjects(Forest):
 
     def _items(self, conversation_id: str, owner: str) -> list[Item]:
         with self._memory:
-            turns = chain(self._conversation(conversation_id, owner).tree.tip)
-            return [item for turn in turns for item in turn.items()]
+            turns = [
+                replace(turn) for turn in chain(self._conversation(conversation_id, owner).tree.tip)
+            ]
+        return [item for turn in turns for item in turn.items()]
 
 
 def ids_in_conversation(live: Live | None) -> set[str]:

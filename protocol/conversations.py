@@ -11,7 +11,8 @@ What goes in belongs to the store from then on; what comes out is a copy.
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Unpack
 
 from parts import InvalidRequest, NotFound, NotReady
@@ -27,7 +28,16 @@ from protocol.forest import Options, absence, absent
 from protocol.items import Item, new_id
 from protocol.live import Live
 from protocol.pages import Order, Page, page_of
-from protocol.tree import ENDS, Timings, Tree, Turn, chain, turn_of_response
+from protocol.tree import (
+    ENDS,
+    Question,
+    Timings,
+    Tree,
+    Turn,
+    chain,
+    question_of,
+    turn_of_response,
+)
 
 MAX_SOURCE = 200
 CAN_CONTINUE = frozenset({"completed", "incomplete"})
@@ -79,6 +89,10 @@ class Store(ConversationObjects):
             self._enter(draft)
         return draft
 
+    def write_down(self, draft: Draft, items: list[Item], settings: Mapping[str, Any]) -> Question:
+        """What a response is asked, as it will be kept. Can be called from a thread."""
+        return question_of(with_own_ids(items, self._taken(draft)), settings)
+
     def remember(
         self,
         draft: Draft,
@@ -89,11 +103,12 @@ class Store(ConversationObjects):
         """Add a finished response to its conversation, unless it was deleted meanwhile."""
         if response["id"] != draft.id or response["status"] not in ENDS:
             raise ValueError(f"{draft.id} is not finished by this response")
-        with self._memory:
-            taken = ids_in_conversation(draft.live) if draft.in_conversation else set()
+        if not draft.is_kept:
+            self.abandon(draft)
+            return
         turn = turn_of_response(
             response,
-            with_own_ids(input_items, taken),
+            self._question(draft, input_items),
             created_at=draft.created_at,
             source=draft.source,
             timings=timings,
@@ -114,8 +129,9 @@ class Store(ConversationObjects):
         with self._memory:
             draft = self._draft(response_id, owner)
             if draft is None:
-                _, turn = self._response(response_id, owner)
-                return turn.whole_response()
+                turn = replace(self._response(response_id, owner)[1])
+        if draft is None:
+            return turn.whole_response()
         if draft.response is None:
             raise NotReady(f"Response '{response_id}' is still being written.")
         return draft.response
@@ -133,10 +149,8 @@ class Store(ConversationObjects):
         with self._memory:
             draft = self._draft(response_id, owner)
             if draft is None:
-                _, turn = self._response(response_id, owner)
-                items = turn.input_items()
-            else:
-                items = draft.input_items
+                turn = replace(self._response(response_id, owner)[1])
+        items = turn.input_items() if draft is None else draft.input_items
         return page_of(items, item_id_of, order=order, after=after, limit=limit)
 
     def item(self, item_id: str, *, owner: str = "") -> Item | None:
@@ -185,6 +199,18 @@ class Store(ConversationObjects):
         self._erase(next(iter(tree.names()), tree_id), owner, missing, cut)
         return gone
 
+    def _question(self, draft: Draft, items: list[Item]) -> Question:
+        """What a response was asked: as it was written down, unless its ids are others' by now."""
+        taken, written = self._taken(draft), draft.question
+        if written is not None and taken.isdisjoint(written.input_ids):
+            return written
+        return question_of(with_own_ids(items, taken))
+
+    def _taken(self, draft: Draft) -> set[str]:
+        """Ids that items of a response must not have."""
+        with self._memory:
+            return ids_in_conversation(draft.live) if draft.in_conversation else set()
+
     # Under `_memory`
 
     def _draft(self, response_id: str, owner: str) -> Draft | None:
@@ -217,7 +243,7 @@ class Store(ConversationObjects):
             live, turn = self._response(response_id, owner)
         except NotFound:
             raise _absent_previous(response_id, self._filed(response_id, owner)) from None
-        if json.loads(turn.response)["status"] not in CAN_CONTINUE:
+        if turn.status not in CAN_CONTINUE:
             raise _not_ready(response_id, "did not finish")
         return live, turn
 

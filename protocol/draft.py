@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from protocol.items import Item
 from protocol.live import Live
-from protocol.tree import Timings, Turn
+from protocol.tree import Question, Timings, Turn
 
 
 class Keeper(Protocol):
@@ -22,6 +23,10 @@ class Keeper(Protocol):
     ) -> None: ...
 
     def abandon(self, draft: Draft) -> None: ...
+
+    def write_down(
+        self, draft: Draft, items: list[Item], settings: Mapping[str, Any]
+    ) -> Question: ...
 
 
 @dataclass(slots=True, eq=False)
@@ -43,6 +48,8 @@ class Draft:
     is_open: bool = True
     response: dict[str, Any] | None = None
     input_items: list[Item] = field(default_factory=list)
+    question: Question | None = None
+    """What it is asked, once that is written down."""
 
     def __enter__(self) -> Draft:
         return self
@@ -53,6 +60,13 @@ class Draft:
     def recall(self) -> list[Item]:
         """Everything that was said before, the oldest item first."""
         return [item for turn in self.past for item in turn.items()]
+
+    def write_down(self, items: list[Item], settings: Mapping[str, Any]) -> None:
+        """Write down what it is asked, so that `remember` need not. From a thread when it is much.
+
+        `settings` are what the response object will say of it at its end, too.
+        """
+        self.question = self.store.write_down(self, items, settings)
 
     def show(self, response: dict[str, Any], input_items: list[Item]) -> None:
         """Say what `retrieve` and `input_items` answer until the response is finished."""

@@ -12,10 +12,13 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
+from itertools import chain
 from typing import Any, NoReturn, TypeVar
 
+from protocol import json_text
 from protocol.items import Item
 from protocol.tree import ENDS, Timings, Tree, Turn, pack, turn_of_response
 
@@ -29,6 +32,8 @@ OPEN_LEVELS = 6
 """Levels that are written one value a line: down to the fields of an item."""
 
 T = TypeVar("T")
+
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 
 
 class Malformed(ValueError):
@@ -46,7 +51,7 @@ def render(tree: Tree, archived_at: float) -> bytes:
         "metadata": None if tree.metadata is None else json.loads(tree.metadata),
         "turns": turns(tree),
     }
-    return (_layout(record) + "\n").encode("utf-8", "backslashreplace")
+    return json_text.joined(chain(_layout(record), "\n"), "backslashreplace")
 
 
 def turns(tree: Tree) -> list[dict[str, Any]]:
@@ -59,7 +64,7 @@ def turns(tree: Tree) -> list[dict[str, Any]]:
 def parse(text: bytes) -> tuple[Tree, float]:
     """Read a record back: the tree, and when it was archived. Raises `Malformed`."""
     try:
-        record = json.loads(text, parse_constant=_refuse_constant)
+        record = json_text.Reader(text, _DECODER).read()
     except (ValueError, RecursionError) as error:
         raise Malformed("it is not JSON") from error
     if type(record) is not dict or record.get("format") != FORMAT:
@@ -91,20 +96,21 @@ def _turn_fields(turn: Turn, ordinals: dict[Turn | None, int | None]) -> dict[st
     return told | {"response": turn.whole_response(), "timings": timings}
 
 
-def _layout(value: Any, depth: int = 0) -> str:
+def _layout(value: Any, depth: int = 0) -> Iterator[str]:
     # The indentation of the json module is written in Python, value by value, and ten times slower.
     if depth == OPEN_LEVELS or not value or not isinstance(value, dict | list):
-        return json.dumps(value, ensure_ascii=False, allow_nan=False)
-    if isinstance(value, list):
-        lines = [_layout(item, depth + 1) for item in value]
-    else:
-        lines = [
-            f"{json.dumps(key, ensure_ascii=False)}: {_layout(item, depth + 1)}"
-            for key, item in value.items()
-        ]
+        yield from json_text.pieces(value, _encode)
+        return
     start, end = "[]" if isinstance(value, list) else "{}"
     newline = "\n" + "  " * depth
-    return start + ",".join(f"{newline}  {line}" for line in lines) + newline + end
+    separator = start
+    members = value.items() if isinstance(value, dict) else ((None, item) for item in value)
+    for key, item in members:
+        yield f"{separator}{newline}  "
+        yield "" if key is None else f"{_encode(key)}: "
+        yield from _layout(item, depth + 1)
+        separator = ","
+    yield newline + end
 
 
 def _iso(moment: float) -> str:
@@ -247,3 +253,6 @@ def _typed(fields: dict[str, Any], key: str, kind: type[T]) -> T:
 
 def _refuse_constant(name: str) -> NoReturn:
     raise Malformed(f"{name} is not JSON")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)

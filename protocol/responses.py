@@ -37,6 +37,10 @@ class ResponseRequest:
     """What the request decides about the response object, under its keys."""
     include: frozenset[str] = frozenset()
 
+    def without_question(self) -> ResponseRequest:
+        """What is needed of it to tell the answer."""
+        return replace(self, items=(), prompt=Prompt(()))
+
     @property
     def can_truncate(self) -> bool:
         """Whether the oldest turns may be dropped to make the prompt fit."""

@@ -13,8 +13,9 @@ import zlib
 from typing import Any, Literal
 
 from parts import InvalidRequest
-from protocol import strict_json
+from protocol import json_text, strict_json
 
+PIECE = 2**15
 Purpose = Literal["reasoning", "compaction"]
 
 VERSION = "v1."
@@ -22,17 +23,20 @@ DIGEST_BYTES = 16
 MAX_FOLDS = 8
 """How many times larger a value's JSON may be than what it is packed into: small texts must not
 unfold into some that fill the memory, nor many of them into hours of work."""
+MAX_VALUES = 1_000_000
+"""More than in one request: what is sealed may have come in many."""
 SMALL_BYTES = 64 * 2**10
 """A value's JSON may have so many bytes, however well it packs."""
+_encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
 def seal(purpose: Purpose, value: Any) -> str:
     """Make an opaque text of a JSON value."""
-    content = json.dumps(value, separators=(",", ":")).encode()
+    content = json_text.joined(json_text.pieces(value, _encode))
     packed = zlib.compress(content)
     if len(content) > _most(packed):
         packed = zlib.compress(content, level=0)
-    return VERSION + base64.urlsafe_b64encode(_digest(purpose, packed) + packed).decode()
+    return VERSION + _encoded(_digest(purpose, packed) + packed)
 
 
 def unseal(purpose: Purpose, text: str) -> Any:
@@ -40,13 +44,26 @@ def unseal(purpose: Purpose, text: str) -> Any:
     if not text.startswith(VERSION):
         return None
     try:
-        content = base64.b64decode(text[len(VERSION) :], altchars="-_", validate=True)
+        content = _decoded(text[len(VERSION) :])
         digest, packed = content[:DIGEST_BYTES], content[DIGEST_BYTES:]
         if digest != _digest(purpose, packed):
             return None
-        return strict_json.loads(_unpacked(packed))  # whoever knows the seal may have made it
+        # Whoever knows the seal may have made it.
+        return strict_json.loads(_unpacked(packed), MAX_VALUES)
     except (ValueError, InvalidRequest, zlib.error):
         return None
+
+
+def _encoded(content: bytes) -> str:
+    """Base64, a piece at a time: others wait meanwhile."""
+    pieces = (content[start : start + 3 * PIECE] for start in range(0, len(content), 3 * PIECE))
+    return "".join(base64.urlsafe_b64encode(piece).decode() for piece in pieces)
+
+
+def _decoded(text: str) -> bytes:
+    """The bytes in a text of ours. Raises `ValueError` where it is none."""
+    pieces = (text[start : start + 4 * PIECE] for start in range(0, len(text), 4 * PIECE))
+    return b"".join(base64.b64decode(piece, altchars="-_", validate=True) for piece in pieces)
 
 
 def _digest(purpose: Purpose, packed: bytes) -> bytes:

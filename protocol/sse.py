@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from json.encoder import encode_basestring_ascii
 from typing import Any
 
+from protocol import json_text
+
 DONE = b"data: [DONE]\n\n"
 """Ends every stream: clients take one that ends without it for complete."""
 HOLE = secrets.token_hex(16)
@@ -28,9 +30,21 @@ def named_event(event: Mapping[str, Any]) -> bytes:
     return f"event: {event['type']}\n".encode("ascii") + data_event(event)
 
 
+def long_named_event(event: Mapping[str, Any]) -> bytes:
+    """The same of one that may be long, for a thread."""
+    return b"".join(
+        (f"event: {event['type']}\ndata: ".encode("ascii"), long_json_bytes(event), b"\n\n")
+    )
+
+
 def json_bytes(value: Any) -> bytes:
     """JSON on one line, in ASCII: there are clients that end a line at U+2028 or U+0085."""
     return _JSON.encode(value).encode("ascii")
+
+
+def long_json_bytes(value: Any) -> bytes:
+    """The same of a value that may be long, for a thread."""
+    return json_text.joined(json_text.pieces(value, _JSON.encode))
 
 
 def text_bytes(text: str) -> bytes:

@@ -11,11 +11,12 @@ Knows neither files nor clocks nor who asks.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from sys import getsizeof
 from typing import Any
 
+from protocol import json_text
 from protocol.items import Item
 
 TREE_BYTES = 768
@@ -33,7 +34,23 @@ _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",",
 
 def pack(value: Any) -> bytes:
     """The JSON text of a value. Half a surrogate pair becomes the escape that stands for it."""
-    return _encode(value).encode("utf-8", "backslashreplace")
+    return json_text.joined(json_text.pieces(value, _encode), "backslashreplace")
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What a response is asked, as it is kept: this can be made before there is an answer."""
+
+    input: bytes
+    input_ids: tuple[str, ...]
+    settings: Mapping[str, bytes] = field(default_factory=dict)
+    """What the response object says of it from its first moment to its last, by key."""
+
+
+def question_of(items: list[Item], settings: Mapping[str, Any] | None = None) -> Question:
+    """Write a question down. Takes as long as it has to say: from a thread when that is much."""
+    written = {name: pack(value) for name, value in (settings or {}).items()}
+    return Question(pack(items), _ids(items), written)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +76,8 @@ class Turn:
     """The response object with its output left out."""
     input_ids: tuple[str, ...] = ()
     output_ids: tuple[str, ...] = ()
+    status: str = ""
+    """How the response ended."""
     in_conversation: bool = False
     """Whether its items are in the conversation that clients see under a `conv_` id."""
     source: str = ""
@@ -90,16 +109,16 @@ class Turn:
         return self.input_items() + self.output_items()
 
     def input_items(self) -> list[Item]:
-        items: list[Item] = json.loads(self.input)
+        items: list[Item] = json_text.read(self.input)
         return items
 
     def output_items(self) -> list[Item]:
-        items: list[Item] = json.loads(self.output)
+        items: list[Item] = json_text.read(self.output)
         return items
 
     def whole_response(self) -> dict[str, Any]:
         """The response object as it went over the wire."""
-        response: dict[str, Any] = json.loads(self.response)
+        response: dict[str, Any] = json_text.read(self.response)
         response["output"] = self.output_items()
         return response
 
@@ -107,10 +126,30 @@ class Turn:
         """Forget the response; its items stay for those that were built on them."""
         self.response_id, self.response, self.source, self.timings = None, b"", "", None
 
-    def remove(self, item_id: str) -> None:
+    def remove(self, removal: Removal) -> None:
         """Forget an item, here and in the response that it belongs to."""
-        self.input, self.input_ids = _without(item_id, self.input_items())
-        self.output, self.output_ids = _without(item_id, self.output_items())
+        self.input, self.input_ids = removal.of(self.input)
+        self.output, self.output_ids = removal.of(self.output)
+
+
+class Removal:
+    """An item is taken out of texts: each is read and written once, also if it is asked for twice.
+
+    What was found out about a copy of a tree is done to the tree in no time.
+    """
+
+    def __init__(self, item_id: str) -> None:
+        self.item_id = item_id
+        self._done: list[tuple[bytes, bytes, tuple[str, ...]]] = []
+
+    def of(self, text: bytes) -> tuple[bytes, tuple[str, ...]]:
+        """The text of a list of items without this one, and the ids of the others."""
+        for before, after, ids in self._done:
+            if before is text:
+                return after, ids
+        rest = [item for item in json_text.read(text) if item["id"] != self.item_id]
+        self._done.append((text, pack(rest), _ids(rest)))
+        return self._done[-1][1:]
 
 
 def turn_of_items(items: list[Item], created_at: float) -> Turn:
@@ -120,25 +159,34 @@ def turn_of_items(items: list[Item], created_at: float) -> Turn:
 
 def turn_of_response(
     response: dict[str, Any],
-    input_items: list[Item],
+    asked: list[Item] | Question,
     *,
     created_at: float,
     source: str = "",
     timings: Timings | None = None,
 ) -> Turn:
     """Make the turn of a finished response."""
+    question = asked if isinstance(asked, Question) else question_of(asked)
     output: list[Item] = response["output"]
+    rest = {name: value for name, value in response.items() if name not in question.settings}
     return Turn(
         created_at,
-        pack(input_items),
+        question.input,
         pack(output),
         response["id"],
-        pack({**response, "output": []}),
-        _ids(input_items),
+        _with_members(pack({**rest, "output": []}), question.settings),
+        question.input_ids,
         _ids(output),
+        status=response["status"],
         source=source,
         timings=timings,
     )
+
+
+def _with_members(text: bytes, members: Mapping[str, bytes]) -> bytes:
+    """The text of an object that is not empty, with more members."""
+    more = (b"," + pack(name) + b":" + value for name, value in members.items())
+    return b"".join((text[:-1], *more, b"}"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,11 +275,11 @@ class Tree:
             turn.in_conversation = False
         return True
 
-    def delete_item(self, item_id: str) -> bool:
+    def delete_item(self, removal: Removal) -> bool:
         """Forget an item of the conversation; whether there was one. Call `prune` when done."""
         for turn in chain(self.tip):
-            if item_id in turn.input_ids or item_id in turn.output_ids:
-                turn.remove(item_id)
+            if removal.item_id in (*turn.input_ids, *turn.output_ids):
+                turn.remove(removal)
                 return True
         return False
 
@@ -277,11 +325,6 @@ def _skip_empty_parents(turn: Turn, held: set[Turn]) -> None:
 
 def _ids(items: list[Item]) -> tuple[str, ...]:
     return tuple(item["id"] for item in items)
-
-
-def _without(item_id: str, items: list[Item]) -> tuple[bytes, tuple[str, ...]]:
-    rest = [item for item in items if item["id"] != item_id]
-    return pack(rest), _ids(rest)
 
 
 def _title(turns: list[Turn]) -> str:

@@ -13,6 +13,7 @@ import openai
 import pytest
 from openai.types.responses import Response
 
+from tests import demo
 from tests.serving import Running, running, start, wait_until
 
 NAME = "My name is Zorblat."
@@ -145,7 +146,11 @@ def test_past_a_restart(float32_model: Path, tmp_path: Path) -> None:
     ("drain", "options", "status"),
     [
         ("30", {"max_output_tokens": 2000}, "completed"),
-        ("0", {"temperature": 2, "max_output_tokens": 3000}, "failed"),
+        (
+            "0",
+            {"max_output_tokens": 3000, "extra_body": {"logit_bias": demo.NEVER_END}},
+            "failed",
+        ),
     ],
 )
 def test_a_response_in_the_background_is_not_lost_when_the_server_stops(

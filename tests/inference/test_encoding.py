@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import pytest
+import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import PreTrainedTokenizerFast
 
 from inference import encoding
-from inference.encoding import PieceEncoder
+from inference.encoding import PieceEncoder, encoder_of
 
 CONTROLS = re.compile(r"<\|im_start\|>|<\|im_end\|>|</?think>")
 WORDS = st.text(st.sampled_from("ab c\n.é日🙂'"), max_size=150)
@@ -72,3 +75,40 @@ def test_a_tokenizer_that_looks_across_the_border_is_given_whole_texts() -> None
     text = "<think> " + "a" * 100
     assert PieceEncoder(encode, CONTROLS).encode(text) == encode(text)
     assert given_texts[-2] == text
+
+
+@settings(deadline=None, max_examples=100)
+@given(TEXTS)
+def test_a_text_is_encoded_alike_without_finding_out_where_its_tokens_are(
+    tokenizer: Any, text: str
+) -> None:
+    encode = encoder_of(tokenizer)
+    assert encode.__name__ == "bare"
+    assert encode(text) == list(tokenizer.encode(text, add_special_tokens=False))
+
+
+class Written:
+    """A tokenizer written in Python, or one that does more than its backend."""
+
+    def __init__(self, backend: Any) -> None:
+        if backend is not None:
+            self.backend_tokenizer = backend
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        return [ord(c) for c in text]
+
+
+@pytest.mark.parametrize("has_backend", [False, True])
+def test_a_tokenizer_with_words_of_its_own_is_asked_itself(
+    tokenizer: Any, has_backend: bool
+) -> None:
+    written = Written(tokenizer.backend_tokenizer if has_backend else None)
+    assert encoder_of(written)("abc") == [97, 98, 99]
+
+
+def test_a_length_that_texts_are_cut_to_is_forgotten(tokenizer: Any) -> None:
+    copy = tokenizers.Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    copy.enable_truncation(3)
+    cutting = PreTrainedTokenizerFast(tokenizer_object=copy)
+    text = "a long text, and then some more"
+    assert encoder_of(cutting)(text) == list(tokenizer.encode(text, add_special_tokens=False))

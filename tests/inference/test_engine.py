@@ -646,7 +646,7 @@ def test_a_grammars_time_does_not_include_that_of_those_before_it(
     tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nor is a grammar blamed when those before it never end: it may be tried again."""
-    monkeypatch.setattr("inference.engine.COMPILE_S", 0.2)
+    monkeypatch.setattr("inference.schema.COMPILE_S", 0.2)
     monkeypatch.setattr("inference.engine.COMPILE_QUEUE_S", 0.4)
     can_end, has_begun = threading.Event(), threading.Event()
 

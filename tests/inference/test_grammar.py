@@ -11,6 +11,8 @@ import pathlib
 import random
 import re
 import shutil
+import string
+import time
 import uuid
 from collections.abc import Coroutine, Sequence
 from dataclasses import replace
@@ -25,6 +27,7 @@ from pydantic import BaseModel, Field, SecretStr
 from inference.engine import Engine
 from inference.grammar import NUM_CACHED, Compiled, Grammars, Guide
 from inference.parser import Marker, Markers
+from inference.schema import compile_s
 from parts import Constraint, EngineFailed, InvalidRequest, Message, Prompt, SamplingParams, Tool
 from tests import demo
 from tests.conftest import DEMO
@@ -807,6 +810,32 @@ REFUSED: dict[str, tuple[str, Any, str]] = {
     "1e9 repeats": ("regex", "a{1000000000}", "too many"),
     "repeats of repeats": ("regex", "((a{100}){100}){100}", "too many"),
     "ranges of ranges": ("json", {"type": "string", "pattern": ENDLESS}, "too many"),
+    "a text for many expressions": (
+        "json",
+        {"allOf": [{"type": "string", "pattern": f".*{c}.*"} for c in string.ascii_lowercase]},
+        "more than 8 expressions at once",
+    ),
+    "a property for many expressions": (
+        "json",
+        {
+            "allOf": [{"$ref": f"#/$defs/{c}"} for c in string.ascii_lowercase],
+            "$defs": {
+                c: {"type": "object", "properties": {"a": {"pattern": f".*{c}.*"}}}
+                for c in string.ascii_lowercase
+            },
+        },
+        "more than 8 expressions at once",
+    ),
+    "many names in expressions": (
+        "json",
+        {"type": "object", "patternProperties": {f"^a{i}x$": {} for i in range(500)}},
+        "more than 100 expressions for names",
+    ),
+    "a schema in a grammar": (
+        "grammar",
+        'start: "a" %json {"type": "integer", "multipleOf": 123456789}',
+        "multipleOf",
+    ),
     "unclosed": ("regex", "(a", "unclosed group"),
     "backreference": ("regex", r"(a)\1", "backreferences"),
     "look-behind": ("regex", "(?<=a)b", "look-behind"),
@@ -880,6 +909,36 @@ def test_what_looks_endless_is_compiled_within_the_limits(
 ) -> None:
     guide = grammars.guide(prompt_for(kind, value), [1])
     assert guide is not None and allowed(guide)
+
+
+class Work:
+    """A thread's own clock, by which everything that is asked of it takes a second."""
+
+    def __init__(self) -> None:
+        self.num_s = 0.0
+
+    def __call__(self) -> float:
+        self.num_s += 1
+        return self.num_s
+
+
+@pytest.mark.parametrize("num_tools", [0, 100])
+def test_a_grammar_whose_time_is_over_is_given_up_and_the_next_is_not(
+    tokenizer: Any, num_tools: int
+) -> None:
+    """By the thread that compiles it: whoever comes next does not wait behind it."""
+    grammars = Grammars(tokenizer, Markers.of(tokenizer), vocab_size=VOCAB, clock=Work())
+    tools = [Tool(f"f{i}", parameters={"type": "object"}) for i in range(num_tools)]
+    with pytest.raises(InvalidRequest, match="takes too long") as caught:
+        grammars.guide(prompt_for("regex", "[a-z]+", tools=tools), [1])
+    assert (caught.value.code, caught.value.param) == ("invalid_schema", "response_format")
+    assert not grammars._compiled
+    grammars._clock = time.thread_time
+    assert grammars.guide(prompt_for("regex", "[a-z]+", tools=tools), [1]) is not None
+
+
+def test_what_each_tool_demands_has_its_own_time() -> None:
+    assert [compile_s(number) for number in (0, 10, 1000)] == [2, 3, 10]
 
 
 @pytest.mark.parametrize("pattern", ["(a+)+$", "(a|a)*c", "(x+x+)+y", "(a|b)*a(a|b){200}"])

@@ -24,7 +24,7 @@ from typing_extensions import TypedDict
 
 from inference.grammar import Grammars
 from inference.parser import Markers
-from inference.schema import adapted
+from inference.schema import MAX_MEETING, adapted, embedded, why_not
 from parts import Constraint, InvalidRequest, Message, Prompt
 from tests.demo import VOCAB_SIZE
 from tests.inference.test_grammar import walked
@@ -176,3 +176,43 @@ def test_names_that_are_listed_keep_what_is_said_of_each() -> None:
     properties = {"a": {"const": 1}, "c": {"const": 3}}
     found = adapted({"properties": properties, "propertyNames": NAMES})
     assert found == {"properties": {"a": {"const": 1}, "b": True}, "additionalProperties": False}
+
+
+def expressions(number: int) -> list[Schema]:
+    return [{"type": "string", "pattern": f"[{letter}]"} for letter in "abcdefghijklm"[:number]]
+
+
+def named(schema: Schema) -> Schema:
+    return {"type": "object", "properties": {"allOf": schema}}
+
+
+@pytest.mark.parametrize("more", [0, 1])
+@pytest.mark.parametrize(
+    "joined",
+    [
+        lambda each: {"allOf": each},
+        lambda each: {"allOf": each[1:], **each[0]},
+        lambda each: {"allOf": [{"anyOf": [each[0], each[1]]}, *each[2:], {"format": "email"}]},
+        lambda each: {"allOf": list(map(named, each))},
+        lambda each: named({"allOf": list(map(named, each))}),
+        lambda each: {"$ref": "#/$defs/a", "pattern": "a", "$defs": {"a": {"allOf": each[1:]}}},
+        lambda each: {
+            "properties": {"a": {"allOf": each[1:]}},
+            "patternProperties": {"^.$": {"pattern": "x"}},
+        },
+    ],
+)
+def test_only_so_many_expressions_may_meet_in_one_text(joined: typing.Any, more: int) -> None:
+    reason = why_not(joined(expressions(MAX_MEETING + more)))
+    assert (reason is not None) == bool(more), reason
+
+
+def test_expressions_of_many_texts_are_as_many_as_they_like() -> None:
+    apart = {f"p{i}": {"anyOf": expressions(8)} for i in range(20)}
+    assert why_not({"type": "object", "properties": apart, "required": [*apart]}) is None
+
+
+def test_the_schemas_in_a_grammar_are_found() -> None:
+    text = 'start: %json {"a": {"b": 1}} | %json\n{"c": 2} | "%json" | %json true | %json {x}'
+    assert list(embedded(text)) == [{"a": {"b": 1}}, {"c": 2}]
+    assert not list(embedded("start: %json " + '{"a":' * 9000))

@@ -17,7 +17,7 @@ from protocol.archive import Archive
 from protocol.conversations import Store
 from protocol.draft import Draft
 from protocol.items import new_id
-from protocol.tree import Tree
+from protocol.tree import Tree, turn_of_items
 from tests.protocol.turns import Clock, answer, heard, question, response, revived, say, words
 
 NUM_TURNS = int(os.environ.get("CONVERSATION_TURNS", "100000"))
@@ -115,6 +115,49 @@ def test_items_with_one_id_are_told_apart(store: Store) -> None:
     ids = [item["id"] for item in store.input_items(draft.id, order="asc").entries]
     assert len(set(ids)) == 3
     assert ids[0] == twice["id"]
+
+
+def test_a_question_may_be_written_down_before_its_answer(store: Store) -> None:
+    asked = [question("well?"), question("or not?")]
+    with store.begin() as draft:
+        draft.write_down(asked, {"instructions": "be brief", "tools": []})
+        final = response(draft.id, answer("yes")) | {"instructions": "be brief", "tools": []}
+        draft.remember(final, asked)
+    assert store.retrieve(draft.id) == final
+    assert store.input_items(draft.id, order="asc").entries == asked
+    assert heard(store, draft.id) == ["well?", "or not?", "yes"]
+
+
+def test_an_id_that_was_taken_since_a_question_was_written_down_is_told_apart(store: Store) -> None:
+    id = store.create_conversation()["id"]
+    asked = question("mine")
+    with store.begin(conversation_id=id) as draft:
+        draft.write_down([asked], {})
+        store.add_items(id, [{**question("first"), "id": asked["id"]}])
+        draft.remember(response(draft.id, answer("yes")), [asked])
+    kept = store.conversation_items(id, order="asc").entries
+    assert words(kept) == ["first", "mine", "yes"]
+    assert len({item["id"] for item in kept}) == len(kept)
+
+
+def test_two_that_add_an_item_of_one_id_at_once_are_told_apart(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    id = store.create_conversation()["id"]
+    mine = question("mine")
+    once = iter([{**question("other"), "id": mine["id"]}])
+
+    def meanwhile(items: Any, created_at: float) -> Any:
+        if other := next(once, None):
+            store.add_items(id, [other])
+        return turn_of_items(items, created_at)
+
+    monkeypatch.setattr("protocol.conversation_objects.turn_of_items", meanwhile)
+    added = store.add_items(id, [mine])
+    kept = store.conversation_items(id, order="asc").entries
+    assert words(kept) == ["other", "mine"]
+    assert added == [kept[1]]
+    assert kept[0]["id"] == mine["id"] != kept[1]["id"]
 
 
 def test_items_of_the_model_can_be_referred_to(store: Store) -> None:
