@@ -30,7 +30,6 @@ class PaddedQuantizedKVCache(PaddedKVCache):
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[Arrays, Arrays]:
         """Take in new tokens ([rows, heads, tokens, width]), and give all, quantised."""
         begin, self._idx = self._idx, self._idx + keys.shape[2]
-        self.offset = self.offset + keys.shape[2]
         self.keys = self._written(self.keys, self._quantized(keys), begin)
         self.values = self._written(self.values, self._quantized(values), begin)
         return self.keys_and_values()
@@ -46,7 +45,6 @@ class PaddedQuantizedKVCache(PaddedKVCache):
         spare = min(self.padding)
         self.keys = tuple(array[kept, :, spare:] for array in self.keys)
         self.values = tuple(array[kept, :, spare:] for array in self.values)
-        self.offset, self.left_padding = self.offset[kept], self.left_padding[kept] - spare
         self.padding = [p - spare for p in self.padding]
         self._idx -= spare
 
@@ -57,8 +55,6 @@ class PaddedQuantizedKVCache(PaddedKVCache):
         self.keys = _stacked([(keys, length) for keys, _, length in parts], longest)
         self.values = _stacked([(values, length) for _, values, length in parts], longest)
         self.padding = [p + longest - c._idx for c in (self, other) for p in c.padding]
-        self.left_padding = mx.array(self.padding)
-        self.offset = mx.concatenate([self.offset, other.offset])
         self._idx = longest
 
     def extract(self, idx: int) -> QuantizedKVCache:
@@ -79,7 +75,6 @@ class PaddedQuantizedKVCache(PaddedKVCache):
         merged = cls(padding, caches[0].group_size, caches[0].bits)
         merged.keys = _stacked([(cache.keys, cache.offset) for cache in caches], longest)
         merged.values = _stacked([(cache.values, cache.offset) for cache in caches], longest)
-        merged.offset = mx.array([cache.offset for cache in caches])
         merged._idx = longest
         return merged
 

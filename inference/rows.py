@@ -6,6 +6,7 @@ is its plain one, but for what waits on the device or asks for a mask without ne
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,12 +29,28 @@ class PaddedKVCache(BatchKVCache):  # type: ignore[misc]
     """Whether this process' model takes a `Ragged` for a mask."""
 
     def __init__(self, padding: Sequence[int]) -> None:
-        super().__init__(list(padding))
         self.padding = list(padding)
+        super().__init__(list(padding))
         self.keys: Any
         self.values: Any
-        self.offset: mx.array
-        self.left_padding: mx.array
+
+    @property
+    def left_padding(self) -> mx.array:
+        """What each row begins with that is not its own: [B] int32, the same for all layers."""
+        return _numbers(tuple(self.padding))
+
+    @left_padding.setter
+    def left_padding(self, _: mx.array) -> None:
+        """Follows from `padding`. mlx-lm would add it up on the device, anew in every layer."""
+
+    @property
+    def offset(self) -> mx.array:
+        """How many tokens each row has: [B] int32, the same for all layers."""
+        return _numbers(tuple(self.padding), self._idx)
+
+    @offset.setter
+    def offset(self, _: mx.array) -> None:
+        """Follows from `padding` and from where the batch ends."""
 
     def make_mask(self, N: int, return_array: bool = False, **kwargs: Any) -> Any:
         """None where every row sees all that is there, "causal" where a prompt is computed."""
@@ -56,7 +73,6 @@ class PaddedKVCache(BatchKVCache):  # type: ignore[misc]
         self.padding = [self.padding[i] for i in batch_indices]
         spare = min(self.padding)
         self.keys, self.values = self.keys[kept, :, spare:], self.values[kept, :, spare:]
-        self.offset, self.left_padding = self.offset[kept], self.left_padding[kept] - spare
         self.padding = [p - spare for p in self.padding]
         self._idx -= spare
 
@@ -84,9 +100,14 @@ class PaddedKVCache(BatchKVCache):  # type: ignore[misc]
         rows = [(cache.keys, cache.values, cache.offset) for cache in caches]
         merged.keys = mx.concatenate([_right(k, n, longest) for k, _, n in rows])
         merged.values = mx.concatenate([_right(v, n, longest) for _, v, n in rows])
-        merged.offset = mx.array([n for *_, n in rows])
         merged._idx = longest
         return merged
+
+
+@functools.lru_cache(256)
+def _numbers(padding: tuple[int, ...], end: int | None = None) -> mx.array:
+    """The padding of each row, or what is left of it until the end; made on the host, and once."""
+    return mx.array([p if end is None else end - p for p in padding])
 
 
 def _right(array: mx.array, length: int, longest: int) -> mx.array:
@@ -116,7 +137,7 @@ def padded(cache: Cache, padding: int) -> Cache:
         row, length = PaddedKVCache([padding]), padding + layer.offset
         row.keys = _right(layer.keys, layer.offset, length)
         row.values = _right(layer.values, layer.offset, length)
-        row.offset, row._idx = mx.array([layer.offset]), length
+        row._idx = length
         rows.append(row)
     return rows
 

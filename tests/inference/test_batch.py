@@ -413,6 +413,23 @@ LENGTHS_AND_NUMBERS = ((30, 12), (20, 2), (6, 2), (20, 12))
 third and the last, until those who end early have gone."""
 
 
+def test_where_rows_begin_and_end_is_known_to_all_layers_and_not_computed_by_each(
+    model: Any, tokenizer: Any, words: list[int]
+) -> None:
+    runner: Any = make_runner(model, tokenizer)
+    for number in (20, 12, 9):
+        sequence = make_sequence(tokenizer, greedy(words[:number]))
+        assert runner.prefill([sequence], 1000)
+        runner.join()
+    for _ in range(2):
+        runner.decode()
+    layers = runner._batches[0]._cache
+    assert len({id(layer.offset) for layer in layers}) == 1
+    assert len({id(layer.left_padding) for layer in layers}) == 1
+    assert layers[0].offset.tolist() == [22, 14, 11]
+    assert layers[0].left_padding.tolist() == [0, 8, 11]
+
+
 def test_what_a_layer_keeps_does_not_grow_with_those_who_come_and_go(float32_model: Path) -> None:
     """Left alone, it is a chain of sums that nobody ever computes: some kilobytes a request."""
     loaded = load(LoadOptions(folder=float32_model, name="demo"))
