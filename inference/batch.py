@@ -52,8 +52,7 @@ class Batch:
     def __len__(self) -> int:
         return len(self.rows)
 
-    @property
-    def arrivals(self) -> Arrivals:
+    def as_arrivals(self) -> Arrivals:
         """What another batch must be given to take in these rows."""
         self._catch_up()
         assert self._sampled is not None

@@ -400,8 +400,9 @@ class Runner:
     def _unite(self) -> None:
         """Let batches become one that no longer waste too much together."""
         for batch in self._batches[1:]:
-            if self._fit(self._batches[0], batch.arrivals):
-                self._batches[0].join(batch.arrivals)
+            arrivals = batch.as_arrivals()
+            if self._fit(self._batches[0], arrivals):
+                self._batches[0].join(arrivals)
                 self._batches.remove(batch)
 
     def check(self) -> None:
