@@ -106,7 +106,7 @@ TEXTS: dict[str, Callable[[int], str]] = {
     "words": lambda n: text_of(SENTENCE, n),
     "code": lambda n: text_of(CODE, n),
     "Chinese": lambda n: text_of(CHINESE, n),
-    "an emoji": lambda n: text_of(SENTENCE, n // 2) + "😀",
+    "an emoji": lambda n: text_of(SENTENCE, n // 4) + "😀",
 }
 
 

@@ -13,7 +13,7 @@ from protocol.json_text import PIECE, NotJson, Reader
 MAX_DEPTH = 128
 MAX_VALUES = 250_000
 """As many as ten thousand messages with two dozen values each."""
-MAX_TEXT = 64 * 2**20
+MAX_TEXT = 32 * 2**20
 """Bytes that one text may take in memory, where all its characters are as wide as the widest. It is
 put together in one go, which is the one thing that cannot be done in pieces."""
 MAX_DIGITS = 308
@@ -100,8 +100,8 @@ class _StrictReader(Reader):
         self._width = max(_width(text), self._width if num_characters > len(text) else 1)
         if self._width * num_characters > MAX_TEXT:
             raise _bad_value(
-                f"A text takes more than {MAX_TEXT // 2**20} MB: an emoji makes all its characters "
-                "as wide as itself.",
+                f"A text takes more than {MAX_TEXT // 2**20} MB of memory. One wide character, "
+                "such as an emoji, makes all of them as wide.",
                 _path(self.path),
                 code="string_above_max_length",
             )
