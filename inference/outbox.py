@@ -44,7 +44,8 @@ class Outbox:
     def take(self) -> list[tuple[Sequence, News]]:
         """Give what there is, each sequence's parts in one piece."""
         taken, self._news = self._news, []
-        self._last_taken = time.monotonic()
+        if taken:
+            self._last_taken = time.monotonic()
         return _joined(taken)
 
 

@@ -53,3 +53,16 @@ def test_what_comes_after_a_pause_does_not_wait_and_the_rest_not_long(
     assert not outbox.is_due(at + SHORTEST_WAIT_S * 1.01, num_running=40)
     assert outbox.is_due(at + LONGEST_WAIT_S * 1.01, num_running=1000)
     assert outbox.is_due(at, num_running=0)
+
+
+def test_what_comes_after_a_pause_does_not_wait_though_somebody_looked_for_more_before(
+    sequences: list[Sequence],
+) -> None:
+    outbox = Outbox()
+    outbox.put(sequences[0], [Text("x")])
+    outbox.take()
+    at = outbox._last_taken
+    assert outbox.take() == []
+    outbox.put(sequences[0], [Text("y")])
+    assert outbox.is_due(at + SHORTEST_WAIT_S * 1.01, num_running=1)
+    assert outbox._last_taken == at
