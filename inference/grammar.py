@@ -182,18 +182,8 @@ class Guide:
 
     def fill(self, mask: np.ndarray, row: int) -> None:
         """Write what may come next into a row of `mask` ([B, ⌈vocabulary / 32⌉] int32, all set)."""
-        if self.matcher is not None:
-            fill_next_token_bitmask(self.matcher, mask, row)
-        self.amend(mask, row)
-
-    @property
-    def matcher(self) -> LLMatcher | None:
-        """What fills the mask; None where all may come."""
-        return None if self.error else self._matcher
-
-    def amend(self, mask: np.ndarray, row: int) -> None:
-        """Find the way again if the matcher lost it, and close thinking when it is time."""
         if self._matcher is not None and not self.error:
+            fill_next_token_bitmask(self._matcher, mask, row)
             if self._matcher.is_error() and self._is_found_again():
                 fill_next_token_bitmask(self._matcher, mask, row)
             if self._matcher.is_error():

@@ -48,7 +48,7 @@ def bits(mask: np.ndarray) -> np.ndarray:
     return np.unpackbits(mask.view(np.uint8), axis=1, bitorder="little")
 
 
-@pytest.mark.parametrize("number", [1, masks.WORTH_SHARING - 1, 12])
+@pytest.mark.parametrize("number", [1, 12])
 @pytest.mark.parametrize("thinks", [False, True])
 def test_a_row_may_choose_from_what_its_own_guide_allows(
     grammars: Grammars, number: int, thinks: bool
