@@ -18,6 +18,7 @@ import select
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 Json = dict[str, Any]
@@ -70,6 +71,15 @@ class Exchange(asyncio.Protocol):
             self.is_over.set_result(how)
 
 
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A request that is over, with its answer as it came: to read it now would hold others up."""
+
+    began: float
+    received: list[tuple[float, bytes]]
+    how: str
+
+
 class Target:
     """Where the requests go, and since when."""
 
@@ -90,8 +100,8 @@ class Target:
 
     async def send(
         self, body: Json, leave: asyncio.Event | None = None, begun: asyncio.Event | None = None
-    ) -> Json:
-        """Send a chat and read its answer, or leave before it has ended."""
+    ) -> Sent:
+        """Send a chat and wait for its answer, or leave before it has ended."""
         began = time.perf_counter()
         request = self.request(body)
         exchange = Exchange(request, begun)
@@ -109,11 +119,12 @@ class Target:
             how = "reset"
         if exchange.received:
             exchange.close()
-        return {"began": began - self.epoch, **self.read(exchange.received, how)}
+        return Sent(began, exchange.received, how)
 
-    def read(self, received: list[tuple[float, bytes]], how: str) -> Json:
+    def read(self, sent: Sent) -> Json:
         """What an answer was, and when its tokens came."""
-        found: Json = {"status": how, "times": [], "text": ""}
+        received, how = sent.received, sent.how
+        found: Json = {"began": sent.began - self.epoch, "status": how, "times": [], "text": ""}
         found["ended"] = (received[-1][0] if received else time.perf_counter()) - self.epoch
         raw = b"".join(data for _, data in received)
         # mlx_lm.server writes comments before its head while a long prompt is computed.
@@ -199,7 +210,7 @@ def _take(found: Json, at: float, event: Json) -> None:
 
 async def load(job: Json) -> Json:
     """So many clients, each sending the next request as soon as it has its answer."""
-    target, answers = Target(job), []
+    target, answers = Target(job), list[Sent]()
     waiting = iter(job["requests"])
 
     async def client() -> None:
@@ -207,13 +218,13 @@ async def load(job: Json) -> Json:
             answers.append(await target.send(body))
 
     await asyncio.gather(*(client() for _ in range(job["clients"])))
-    return {"answers": answers}
+    return {"answers": [target.read(answer) for answer in answers]}
 
 
 async def interrupted(job: Json) -> Json:
     """Streams that run for a while, and then beside a long prompt until its first token."""
     target, leave = Target(job), asyncio.Event()
-    answers: list[Json] = []
+    answers: list[Sent] = []
 
     async def client(bodies: list[Json], begun: asyncio.Event) -> None:
         for body in bodies:
@@ -234,7 +245,12 @@ async def interrupted(job: Json) -> Json:
     answer = await target.send(job["long"])
     leave.set()
     await asyncio.gather(*clients)
-    return {"answers": answers, "all_ran": all_ran, "sent": sent, "long": answer}
+    return {
+        "answers": [target.read(answer) for answer in answers],
+        "all_ran": all_ran,
+        "sent": sent,
+        "long": target.read(answer),
+    }
 
 
 def health(job: Json) -> Json:

@@ -14,6 +14,7 @@ import mlx.core as mx
 
 from inference import masks
 from inference import rows as kv
+from inference.decoder import Decoder
 from inference.rows import Cache
 from inference.sampling import Row, Sampled, Sampler
 from inference.sequence import Sequence
@@ -35,8 +36,8 @@ class Arrivals:
 class Batch:
     """Rows that advance by one token a step. The next step is under way while the last is read."""
 
-    def __init__(self, model: Any, vocab_size: int) -> None:
-        self._model = model
+    def __init__(self, decoder: Decoder, vocab_size: int) -> None:
+        self._decoder = decoder
         self._vocab_size = vocab_size
         self.rows: list[Sequence] = []
         self._cache: Cache = []
@@ -120,7 +121,7 @@ class Batch:
     def _start(self, current: Sampled) -> None:
         sampler = self._make_sampler()
         sampler.advance(current.tokens)
-        logits = self._model(current.tokens[:, None], cache=self._cache)[:, -1, :]
+        logits = self._decoder(current.tokens, self._cache)
         for sequence in self.rows:
             sequence.num_computed += 1
         self._num_steps += 1

@@ -20,8 +20,8 @@ import mlx.core as mx
 
 FEW = 128
 """Queries, at most, for which plain products are cheap."""
-LONGEST_PART = 512
-"""Keys for one block of threads. More are shared out among several."""
+LONGEST_PART = 528
+"""Keys for one block of threads, two steps of a growing cache. More are shared out."""
 MAX_PARTS = 32
 THREADS = 256
 
@@ -44,9 +44,10 @@ const unsigned mine = 0xffu << (threadIdx.x & 24);
 const int head = blockIdx.x;
 const int part = blockIdx.y;
 const int row = blockIdx.z;
-const int num_keys = keys_shape[2];
+const int num_parts = gridDim.y;
+const int num_keys = ends[0];
 const int first = padding[row];
-const int length = (num_keys - first + PARTS - 1) / PARTS;
+const int length = (num_keys - first + num_parts - 1) / num_parts;
 const int begin = first + part * length;
 const int end = min(begin + length, num_keys);
 
@@ -121,13 +122,13 @@ if (place < WIDTH) {
     number += sums[g][place] * share;
   }
   const int index = row * queries_shape[1] + head;
-  if (PARTS == 1) {
+  if (num_parts == 1) {
     out[index * WIDTH + place] = T(number / total);
   } else {
-    parts[(index * PARTS + part) * WIDTH + place] = number;
+    parts[(index * num_parts + part) * WIDTH + place] = number;
     if (place == 0) {
-      tails[(index * PARTS + part) * 2] = top;
-      tails[(index * PARTS + part) * 2 + 1] = total;
+      tails[(index * num_parts + part) * 2] = top;
+      tails[(index * num_parts + part) * 2 + 1] = total;
     }
   }
 }
@@ -137,16 +138,17 @@ if (place < WIDTH) {
 WHOLE = """
 const int place = threadIdx.x;
 const int index = blockIdx.x;
-const float* tail = tails + index * PARTS * 2;
+const int num_parts = tails_shape[1];
+const float* tail = tails + index * num_parts * 2;
 float top = -1e30f;
-for (int part = 0; part < PARTS; part++) {
+for (int part = 0; part < num_parts; part++) {
   top = fmaxf(top, tail[part * 2]);
 }
 float total = 0, number = 0;
-for (int part = 0; part < PARTS; part++) {
+for (int part = 0; part < num_parts; part++) {
   const float share = exp2f(tail[part * 2] - top);
   total += tail[part * 2 + 1] * share;
-  number += parts[(index * PARTS + part) * WIDTH + place] * share;
+  number += parts[(index * num_parts + part) * WIDTH + place] * share;
 }
 out[index * WIDTH + place] = T(number / total);
 """
@@ -154,11 +156,14 @@ out[index * WIDTH + place] = T(number / total);
 
 
 class Ragged:
-    """Where each row of a batch begins; stands where models expect a mask."""
+    """Where each row of a batch begins, and where all end; stands where models expect a mask."""
 
-    def __init__(self, padding: mx.array) -> None:
-        """`padding` ([B] int32) is how many keys before each row's first are not its own."""
-        self.padding = padding
+    def __init__(self, padding: mx.array, end: mx.array) -> None:
+        """`padding` ([B] int32) is how many keys before each row's first are not its own.
+
+        `end` ([1] int32) is how many there are; what may stand behind them is nobody's yet.
+        """
+        self.padding, self.end = padding, end
 
 
 class CudaAttention:
@@ -172,7 +177,7 @@ class CudaAttention:
     def _part(self) -> Any:
         return mx.fast.cuda_kernel(
             name="ragged_attention_part",
-            input_names=["queries", "keys", "values", "padding", "scale"],
+            input_names=["queries", "keys", "values", "padding", "ends", "scale"],
             output_names=["out", "parts", "tails"],
             source=PART,
             header=HEADER,
@@ -203,10 +208,12 @@ class CudaAttention:
         num_parts = min(1 << (-(-num_keys // LONGEST_PART) - 1).bit_length(), MAX_PARTS)
         heads = num_rows * num_heads
         in_parts = (heads, num_parts) if num_parts > 1 else (1, 1)
-        template = [("T", queries.dtype), ("WIDTH", width), ("PARTS", num_parts)]
+        # How many parts there are is no part of it: it changes while a stream is read, and to
+        # compile a kernel takes seconds.
+        template = [("T", queries.dtype), ("WIDTH", width)]
         shape = (num_rows, num_heads, 1, width)
         out, parts, tails = self._part(
-            inputs=[queries, keys, values, ragged.padding, self._scale(scale)],
+            inputs=[queries, keys, values, ragged.padding, ragged.end, self._scale(scale)],
             template=template,
             grid=(num_heads * THREADS, num_parts, num_rows),
             threadgroup=(THREADS, 1, 1),

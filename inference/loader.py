@@ -73,11 +73,10 @@ def load(options: LoadOptions) -> LoadedModel:
     Raises:
         Unavailable: with one sentence that says why it cannot be loaded.
     """
-    # On CUDA, MLX counts the shapes that it has planned for, and fails for good after hundreds.
-    os.environ.setdefault("MLX_ENABLE_CACHE_THRASHING_CHECK", "0")
-    os.environ.setdefault("MLX_CUDA_SDPA_CACHE_SIZE", "1024")
     with _file_limit_kept():
         import mlx.core as mx
+
+        _set_up_cuda(mx)
         import mlx_lm
         from mlx_lm.tool_parsers import json_tools
 
@@ -152,6 +151,7 @@ def load(options: LoadOptions) -> LoadedModel:
         num_opening=template.num_opening,
         can_batch=can_batch,
         can_pad=can_pad,
+        is_compiled=is_cuda_attention and self_test.can_compile(model, width),
         prefix_cache=PrefixCache(options.prefix_cache_bytes, _prefix_folder(options, model)),
         shapes=Shapes(
             is_planned=mx.cuda.is_available(),
@@ -214,6 +214,21 @@ def _file_limit_kept() -> Iterator[None]:
         yield
     finally:
         resource.setrlimit = setrlimit
+
+
+def _set_up_cuda(mx: Any) -> None:
+    """Tell MLX how to use CUDA, in the environment, which it reads with its first stream."""
+    if not mx.cuda.is_available():
+        return
+    for name, value in (
+        # MLX counts the shapes that it has planned for, and fails for good after hundreds.
+        ("MLX_ENABLE_CACHE_THRASHING_CHECK", "0"),
+        ("MLX_CUDA_SDPA_CACHE_SIZE", "1024"),
+        # Work is handed to the device in pieces, each of which costs the host something.
+        ("MLX_MAX_OPS_PER_BUFFER", "100"),
+        ("MLX_MAX_MB_PER_BUFFER", "1000"),
+    ):
+        os.environ.setdefault(name, value)
 
 
 def _prepare_device(mx: Any) -> None:

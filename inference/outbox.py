@@ -16,7 +16,7 @@ News = list[Part] | ServerError
 
 WAIT_PER_STREAM_S = 0.0005
 """Seconds that pieces wait for more, for each stream that runs."""
-SHORTEST_WAIT_S, LONGEST_WAIT_S = 0.008, 0.025
+SHORTEST_WAIT_S, LONGEST_WAIT_S = 0.012, 0.025
 """Seconds. Nobody reads so fast; and what comes after a pause does not wait at all."""
 
 

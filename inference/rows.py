@@ -37,7 +37,7 @@ class PaddedKVCache(BatchKVCache):  # type: ignore[misc]
     @property
     def left_padding(self) -> mx.array:
         """What each row begins with that is not its own: [B] int32, the same for all layers."""
-        return _numbers(tuple(self.padding))
+        return numbers(tuple(self.padding))
 
     @left_padding.setter
     def left_padding(self, _: mx.array) -> None:
@@ -46,7 +46,7 @@ class PaddedKVCache(BatchKVCache):  # type: ignore[misc]
     @property
     def offset(self) -> mx.array:
         """How many tokens each row has: [B] int32, the same for all layers."""
-        return _numbers(tuple(self.padding), self._idx)
+        return numbers(tuple(self._idx - p for p in self.padding))
 
     @offset.setter
     def offset(self, _: mx.array) -> None:
@@ -56,7 +56,7 @@ class PaddedKVCache(BatchKVCache):  # type: ignore[misc]
         """None where every row sees all that is there, "causal" where a prompt is computed."""
         is_plain = not (return_array or kwargs.get("window_size") is not None)
         if is_plain and N == 1 and self.is_ragged and any(self.padding):
-            return Ragged(self.left_padding)
+            return Ragged(self.left_padding, numbers((self._idx + 1,)))
         if any(self.padding) or not is_plain:
             mask = super().make_mask(N, return_array=return_array, **kwargs)
             return mask | self._is_self(N) if N > 1 else mask
@@ -105,9 +105,9 @@ class PaddedKVCache(BatchKVCache):  # type: ignore[misc]
 
 
 @functools.lru_cache(256)
-def _numbers(padding: tuple[int, ...], end: int | None = None) -> mx.array:
-    """The padding of each row, or what is left of it until the end; made on the host, and once."""
-    return mx.array([p if end is None else end - p for p in padding])
+def numbers(values: tuple[int, ...]) -> mx.array:
+    """Numbers of the host's as an int32 array, made once: all layers ask for the same ones."""
+    return mx.array(values)
 
 
 def _right(array: mx.array, length: int, longest: int) -> mx.array:
@@ -140,6 +140,37 @@ def padded(cache: Cache, padding: int) -> Cache:
         row._idx = length
         rows.append(row)
     return rows
+
+
+def end(layer: Any) -> int:
+    """How many positions of a `KVCache` or `PaddedKVCache` are taken, padding among them."""
+    taken: int = layer._idx if isinstance(layer, PaddedKVCache) else layer.offset
+    return taken
+
+
+def reserve(cache: Cache) -> None:
+    """Make room for one more position, up to the next multiple of the caches' step.
+
+    Caches grow by a step from wherever they are; so rounded, batches that come and go meet in a
+    few sizes.
+    """
+    taken, room = end(cache[0]), cache[0].keys.shape[2]
+    if taken < room and room % KVCache.step == 0:
+        return
+    wanted = -(-(taken + 1) // KVCache.step) * KVCache.step
+    for layer in cache:
+        more = [(0, 0), (0, 0), (0, wanted - taken), (0, 0)]
+        layer.keys = mx.pad(layer.keys[..., :taken, :], more)
+        layer.values = mx.pad(layer.values[..., :taken, :], more)
+
+
+def advance(cache: Cache) -> None:
+    """Take note that one more position is taken."""
+    for layer in cache:
+        if isinstance(layer, PaddedKVCache):
+            layer._idx += 1
+        else:
+            layer.offset += 1
 
 
 def bytes_per_token(cache: Cache) -> float:

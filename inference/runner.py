@@ -21,6 +21,7 @@ from mlx_lm.models.cache import (
 from inference import rows as kv
 from inference.batch import Arrivals, Batch, first_tokens
 from inference.cache_layers import copied
+from inference.decoder import CompiledDecoder, Decoder
 from inference.detokenizer import token_bytes
 from inference.prefix_cache import PrefixCache
 from inference.rows import Cache
@@ -104,11 +105,14 @@ class Runner:
         num_opening: int = 0,
         can_batch: bool = True,
         can_pad: bool = True,
+        is_compiled: bool = False,
         shapes: Shapes = Shapes(),
         max_logits_bytes: int = 2**30,
         max_padding_bytes: int = 2**31,
     ) -> None:
         """`num_opening` tokens end every prompt and open the answer, in the model's template.
+
+        `is_compiled` where decode steps are recorded and played back, see `CompiledDecoder`.
 
         `max_logits_bytes` is what the logits of prompts computed together may take: a vocabulary of
         numbers for each token, padding among them.
@@ -129,6 +133,7 @@ class Runner:
         self._can_trim = can_trim_prompt_cache(cache)
         self.max_together = max(SHORT, max_logits_bytes // (4 * vocab_size))
         """Tokens of prompts computed together."""
+        self._decoder = CompiledDecoder(model) if is_compiled else Decoder(model)
         self._num_opening = num_opening
         self._shapes = shapes
         self._max_padding_bytes = max_padding_bytes
@@ -169,7 +174,7 @@ class Runner:
         for batch in self._batches:
             if self._fit(batch, arrivals):
                 return batch
-        self._batches.append(Batch(self.model, self.vocab_size))
+        self._batches.append(Batch(self._decoder, self.vocab_size))
         return self._batches[-1]
 
     def _fit(self, batch: Batch, arrivals: Arrivals) -> bool:

@@ -15,6 +15,7 @@ import numpy as np
 from mlx_lm.models.cache import make_prompt_cache
 
 from inference import rows as kv
+from inference.decoder import CompiledDecoder, Decoder
 
 log = logging.getLogger(__name__)
 
@@ -33,12 +34,28 @@ def run(model: Any, vocab_size: int, *, level: int = logging.WARNING) -> tuple[b
     cache = make_prompt_cache(model)
     if not kv.can_merge(cache):
         return False, False
-    tokens = np.random.default_rng(0).integers(0, vocab_size, (2, max(LENGTHS) + NUM_STEPS))
-    texts = [mx.array(row[: n + NUM_STEPS])[None] for row, n in zip(tokens, LENGTHS, strict=True)]
+    texts = _texts(vocab_size)
     alone = [_alone(model, text) for text in texts]
-    can_batch = _agrees(alone, lambda: _joined(model, texts), "decoded", level)
+    can_batch = _agrees(alone, lambda: _joined(model, texts), "decoded together", level)
     can_pad = can_batch and kv.can_pad(cache)
-    return can_batch, can_pad and _agrees(alone, lambda: _padded(model, texts), "computed", level)
+    return can_batch, can_pad and _agrees(
+        alone, lambda: _padded(model, texts, Decoder(model)), "computed together", level
+    )
+
+
+def can_compile(model: Any, vocab_size: int) -> bool:
+    """Say whether decode steps that are recorded give what the model gives."""
+    if not kv.can_pad(make_prompt_cache(model)):
+        return False
+    texts = _texts(vocab_size)
+    alone = [_alone(model, text) for text in texts]
+    recorded = CompiledDecoder(model, worth=0)
+    return _agrees(alone, lambda: _padded(model, texts, recorded), "recorded", logging.INFO)
+
+
+def _texts(vocab_size: int) -> list[mx.array]:
+    tokens = np.random.default_rng(0).integers(0, vocab_size, (2, max(LENGTHS) + NUM_STEPS))
+    return [mx.array(row[: n + NUM_STEPS])[None] for row, n in zip(tokens, LENGTHS, strict=True)]
 
 
 def _alone(model: Any, text: mx.array) -> list[mx.array]:
@@ -59,10 +76,10 @@ def _joined(model: Any, texts: list[mx.array]) -> list[list[mx.array]]:
         caches.append(kv.merged(cache))
     together, joining = caches
     kv.extend(together, joining)
-    return _decoded(model, texts, together, first)
+    return _decoded(Decoder(model), texts, together, first)
 
 
-def _padded(model: Any, texts: list[mx.array]) -> list[list[mx.array]]:
+def _padded(model: Any, texts: list[mx.array], decoder: Decoder) -> list[list[mx.array]]:
     """The same for prompts that were computed together too."""
     longest = max(text.shape[1] for text in texts)
     padding = [longest - text.shape[1] for text in texts]
@@ -72,14 +89,14 @@ def _padded(model: Any, texts: list[mx.array]) -> list[list[mx.array]]:
     ]
     cache = kv.empty(make_prompt_cache(model), padding)
     logits = model(mx.concatenate(prompts), cache=cache)[:, -1]
-    return _decoded(model, texts, cache, list(logits))
+    return _decoded(decoder, texts, cache, list(logits))
 
 
 def _decoded(
-    model: Any, texts: list[mx.array], cache: kv.Cache, first: list[mx.array]
+    decoder: Decoder, texts: list[mx.array], cache: kv.Cache, first: list[mx.array]
 ) -> list[list[mx.array]]:
     rest = mx.concatenate([text[:, -NUM_STEPS:] for text in texts])
-    steps = [model(rest[:, i : i + 1], cache=cache)[:, -1] for i in range(NUM_STEPS)]
+    steps = [decoder(rest[:, i], cache) for i in range(NUM_STEPS)]
     return [[first[row], *(step[row] for step in steps)] for row in range(len(texts))]
 
 
@@ -92,13 +109,13 @@ def _agrees(alone: list[list[mx.array]], compute: Any, deed: str, level: int) ->
             for mine, its in zip(some, others, strict=True)
         )
     except Exception as error:  # whatever a model's code makes of a batch
-        log.log(level, "this model's sequences cannot be %s together: %s", deed, error)
+        log.log(level, "this model's sequences cannot be %s: %s", deed, error)
         return False
     if not worst >= LEAST_CORRELATION:
         log.log(
             level,
-            "this model's sequences are not %s together: they would be answered otherwise than "
-            "alone (correlation %.2f)",
+            "this model's sequences are not %s: they would be answered otherwise than alone "
+            "(correlation %.2f)",
             deed,
             worst,
         )

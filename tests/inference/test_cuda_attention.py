@@ -155,7 +155,7 @@ def test_the_kernel_gives_what_a_mask_gives(
     queries = mx.random.normal((3, 1, heads, width)).astype(dtype).transpose(0, 2, 1, 3)
     room = mx.random.normal((2, 3, groups, length + 9, width)).astype(dtype)
     keys, values = room[..., :length, :]
-    ragged = Ragged(mx.array([0, length // 2, length - 1]))
+    ragged = Ragged(mx.array([0, length // 2, length - 1]), mx.array([length]))
     found = CudaAttention().ragged(queries, keys, values, 0.1, ragged)
     wanted = MaskedAttention().ragged(queries, keys, values, 0.1, ragged)
     error = mx.abs(found.astype(mx.float32) - wanted.astype(mx.float32)).max().item()

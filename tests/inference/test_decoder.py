@@ -1,0 +1,135 @@
+"""Recorded steps give what the model gives, and are kept within bounds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mlx_lm.models.cache import BatchKVCache, KVCache, make_prompt_cache
+
+from inference import rows as kv
+from inference import self_test
+from inference.decoder import CompiledDecoder, Decoder
+from inference.loader import LoadOptions, load
+from inference.prefix_cache import PrefixCache
+from inference.runner import Runner
+from parts import SamplingParams
+from tests.inference.test_batch import Guest, answers, solo
+
+
+@pytest.fixture(scope="module")
+def loaded(float32_model: Path) -> Any:
+    return load(LoadOptions(folder=float32_model, name="demo")).runner
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_steps() -> Iterator[None]:
+    """Caches that have to grow within a few tokens."""
+    given = KVCache.step, BatchKVCache.step
+    KVCache.step = BatchKVCache.step = 16
+    yield
+    KVCache.step, BatchKVCache.step = given
+
+
+class Counted:
+    """A model, and how often it was asked to describe what it does."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self.num_calls = 0
+        self.layers = model.layers
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        self.num_calls += 1
+        return self._model(*args, **kwargs)
+
+
+guests_of_a_batch = st.lists(
+    st.builds(
+        Guest,
+        prompt=st.lists(st.integers(5, 400), min_size=1, max_size=30).map(tuple),
+        params=st.builds(
+            SamplingParams,
+            temperature=st.sampled_from([0.0, 0.8]),
+            seed=st.integers(0, 99),
+            max_tokens=st.integers(2, 24),
+        ),
+        comes=st.integers(0, 9),
+        leaves=st.none() | st.integers(3, 20),
+    ),
+    min_size=1,
+    max_size=4,
+)
+
+
+@settings(deadline=None, max_examples=20)
+@given(guests=guests_of_a_batch, worth=st.integers(0, 3))
+def test_a_batch_is_answered_as_each_row_alone(
+    loaded: Any, guests: list[Guest], worth: int
+) -> None:
+    model, tokenizer = loaded.model, loaded.tokenizer
+    runner = Runner(
+        model,
+        tokenizer,
+        vocab_size=loaded.vocab_size,
+        prefix_cache=PrefixCache(2**28),
+        is_compiled=True,
+    )
+    runner._decoder = CompiledDecoder(model, worth=worth)
+    found = answers(runner, tokenizer, guests)
+    for guest, tokens in zip(guests, found, strict=True):
+        alone = solo(model, tokenizer, guest)
+        assert tokens == (alone if guest.leaves is None else alone[: len(tokens)])
+
+
+def caches(model: Any, num_rows: int) -> kv.Cache:
+    """Of rows that differ in length by one token each."""
+    cache = kv.empty(make_prompt_cache(model), range(num_rows))
+    model(mx.array([[7] * (num_rows + 2)] * num_rows), cache=cache)
+    return cache
+
+
+def test_what_goes_on_is_recorded_once_for_each_size(loaded: Any) -> None:
+    model = Counted(loaded.model)
+    decoder, cache = CompiledDecoder(model, worth=4), caches(loaded.model, 2)
+    for _ in range(16 - kv.end(cache[0])):
+        mx.eval(decoder(mx.array([5, 6]), cache))
+    assert model.num_calls == 4 + 1
+    assert cache[0].keys.shape[2] == 16 == kv.end(cache[0])
+    for _ in range(9):
+        mx.eval(decoder(mx.array([5, 6]), cache))
+    assert cache[0].keys.shape[2] == 32
+    assert model.num_calls == 2 * (4 + 1)
+
+
+def test_only_so_many_recordings_are_kept(loaded: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CompiledDecoder, "MOST", 2)
+    model = Counted(loaded.model)
+    decoder = CompiledDecoder(model, worth=0)
+    calls = []
+    for num_rows in (1, 2, 3, 3, 2, 1):
+        mx.eval(decoder(mx.array([5] * num_rows), caches(loaded.model, num_rows)))
+        calls.append(model.num_calls)
+    assert calls == [1, 2, 3, 3, 3, 4]
+
+
+def test_it_is_tried_at_load_whether_steps_can_be_recorded(loaded: Any) -> None:
+    class Unable(Counted):
+        def __call__(self, tokens: mx.array, cache: Any) -> Any:
+            int(mx.array(cache[0].offset).max())  # which nobody knows while it is recorded
+            return super().__call__(tokens, cache)
+
+    assert self_test.can_compile(loaded.model, 2048)
+    assert not self_test.can_compile(Unable(loaded.model), 2048)
+
+
+def test_a_plain_decoder_is_the_model(loaded: Any) -> None:
+    here, there = caches(loaded.model, 3), caches(loaded.model, 3)
+    tokens = mx.array([5, 6, 7])
+    wanted = loaded.model(tokens[:, None], cache=there)[:, -1]
+    assert mx.array_equal(Decoder(loaded.model)(tokens, here), wanted)
