@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import mlx.core as mx
 
-from inference import masks
 from inference import rows as kv
 from inference.decoder import Decoder
+from inference.masks import MaskFiller, filled
 from inference.rows import Cache
 from inference.sampling import Row, Sampled, Sampler
 from inference.sequence import Sequence
@@ -36,8 +35,9 @@ class Arrivals:
 class Batch:
     """Rows that advance by one token a step. The next step is under way while the last is read."""
 
-    def __init__(self, decoder: Decoder, vocab_size: int) -> None:
+    def __init__(self, decoder: Decoder, masks: MaskFiller, vocab_size: int) -> None:
         self._decoder = decoder
+        self._masks = masks
         self._vocab_size = vocab_size
         self.rows: list[Sequence] = []
         self._cache: Cache = []
@@ -127,21 +127,12 @@ class Batch:
         self._num_steps += 1
         if self._num_steps % SETTLE_EVERY == 0:
             kv.settle(self._cache)
-        if any(sequence.guide is not None for sequence in self.rows):
-            # What may come next depends on what has come: while the device computes the logits,
-            # the guides read the tokens behind which they stand.
-            mx.async_eval(logits)
-            self._guide(current)
-        mask = masks.filled([s.guide for s in self.rows], self._vocab_size)
+        # What may come next depends on what has come. While the step is put under way, the guides
+        # read the tokens behind which they stand.
+        guides = [sequence.guide for sequence in self.rows]
+        mask = self._masks.filled_behind(guides, current.tokens, lambda: mx.async_eval(logits))
         self._sampled = sampler.sample(logits, mask)
         mx.async_eval(self._sampled.arrays)
-
-    def _guide(self, current: Sampled) -> None:
-        mx.eval(current.tokens)
-        tokens: Any = current.tokens.tolist()
-        for sequence, token in zip(self.rows, tokens, strict=True):
-            if sequence.guide is not None:
-                sequence.guide.accept(token)
 
     def extract(self, sequence: Sequence) -> Cache:
         """Give a row's caches, as plain caches of its own."""
@@ -185,7 +176,7 @@ def first_tokens(sequences: list[Sequence], logits: mx.array, vocab_size: int) -
     for sequence in sequences:
         if sequence.guide is not None:
             sequence.guide.catch_up(sequence.generated)
-    mask = masks.filled([sequence.guide for sequence in sequences], vocab_size)
+    mask = filled([sequence.guide for sequence in sequences], vocab_size)
     sampled = Sampler([row(s) for s in sequences], vocab_size).sample(logits, mask)
     mx.async_eval(sampled.arrays)
     return sampled

@@ -112,7 +112,7 @@ class Compiled:
 
 
 class Guide:
-    """Where one sequence stands in its grammar. Belongs to the GPU thread."""
+    """Where one sequence stands in its grammar. One thread at a time has to do with it."""
 
     def __init__(
         self,

@@ -1,28 +1,68 @@
 """A mask has a bit for each token that may come next in a row of a batch.
 
-It is filled while the device computes logits: in 30 to 80 µs a row with a large vocabulary, and now
-and then in some milliseconds.
+It is filled in 30 to 80 µs a row with a large vocabulary, and now and then in some milliseconds. So
+the masks of a step are filled on a thread of their own, while the step is put under way.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
 from inference.grammar import Guide
 
+Guides = Sequence[Guide | None]
+"""One a row; a row without one may choose from all tokens."""
 
-def filled(guides: Sequence[Guide | None], vocab_size: int) -> mx.array | None:
+
+class MaskFiller:
+    """A thread on which guides read the tokens of a step, and say what may follow."""
+
+    def __init__(self, vocab_size: int) -> None:
+        self._vocab_size = vocab_size
+        self._thread = ThreadPoolExecutor(1, "masks")
+
+    def filled_behind(
+        self, guides: Guides, tokens: mx.array, meanwhile: Callable[[], None]
+    ) -> mx.array | None:
+        """What may follow `tokens` ([B], under way), see `filled`.
+
+        `meanwhile` is done here: to start what the device does next takes the host some time too.
+        Only then is it started, for the tokens must be read before. No other thread may wait for
+        them: an array is not to be looked at while what follows from it is put under way.
+        """
+        if not any(guides):
+            return None
+        mx.eval(tokens)
+        filling = self._thread.submit(self._accept_and_fill, guides, tokens.tolist())
+        try:
+            meanwhile()
+        finally:
+            words = filling.result()  # nobody touches a guide that is still at work
+        return mx.array(words)
+
+    def _accept_and_fill(self, guides: Guides, tokens: Any) -> np.ndarray:
+        for guide, token in zip(guides, tokens, strict=True):
+            if guide is not None:
+                guide.accept(token)
+        return _filled(guides, self._vocab_size)
+
+
+def filled(guides: Guides, vocab_size: int) -> mx.array | None:
     """What the guides let each row choose from: [B, ⌈vocabulary / 32⌉] uint32.
 
-    A row without one may choose from all. None when no row has one.
+    None when no row has one.
     """
-    if not any(guides):
-        return None
+    return mx.array(_filled(guides, vocab_size)) if any(guides) else None
+
+
+def _filled(guides: Guides, vocab_size: int) -> np.ndarray:
     mask = np.full((len(guides), (vocab_size + 31) // 32), -1, np.int32)
     for row, guide in enumerate(guides):
         if guide is not None:
             guide.fill(mask, row)
-    return mx.array(mask.view(np.uint32))
+    return mask.view(np.uint32)

@@ -23,6 +23,7 @@ from inference.batch import Arrivals, Batch, first_tokens
 from inference.cache_layers import copied
 from inference.decoder import CompiledDecoder, Decoder
 from inference.detokenizer import token_bytes
+from inference.masks import MaskFiller
 from inference.prefix_cache import PrefixCache
 from inference.rows import Cache
 from inference.sampling import Row, Sampled, Sampler
@@ -134,6 +135,7 @@ class Runner:
         self.max_together = max(SHORT, max_logits_bytes // (4 * vocab_size))
         """Tokens of prompts computed together."""
         self._decoder = CompiledDecoder(model) if is_compiled else Decoder(model)
+        self._masks = MaskFiller(vocab_size)
         self._num_opening = num_opening
         self._shapes = shapes
         self._max_padding_bytes = max_padding_bytes
@@ -174,7 +176,7 @@ class Runner:
         for batch in self._batches:
             if self._fit(batch, arrivals):
                 return batch
-        self._batches.append(Batch(self._decoder, self.vocab_size))
+        self._batches.append(Batch(self._decoder, self._masks, self.vocab_size))
         return self._batches[-1]
 
     def _fit(self, batch: Batch, arrivals: Arrivals) -> bool:
