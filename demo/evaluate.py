@@ -99,7 +99,7 @@ def model_over_http(base_url: str, concurrency: int = 8) -> Model:
 
     def answers(probes: Sequence[Probe], sampling: Sampling) -> list[Answer]:
         with (
-            httpx.Client(base_url=base_url, timeout=600) as client,
+            httpx.Client(base_url=base_url, timeout=3600) as client,
             ThreadPoolExecutor(concurrency) as pool,
         ):
             return list(pool.map(lambda probe: ask(client, probe, sampling), probes))

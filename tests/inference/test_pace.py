@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
+from inference.outbox import seconds_between_pieces
 from inference.pace import Pace
 
 
@@ -31,7 +34,7 @@ def test_a_chunk_and_a_step_take_no_longer_than_a_pause_may() -> None:
 
 
 def test_a_fast_stream_is_read_in_pieces_and_a_chunk_may_take_as_long_as_these() -> None:
-    piece_s = 3 * 0.003  # the least that there are between two pieces is 8 ms
+    piece_s = math.ceil(seconds_between_pieces(1) / 0.003) * 0.003
     found = served(Pace(), step_s=0.003, at_once=0.0, per_token=1e-5)
     assert found == pytest.approx((Pace.PAUSE * piece_s - 0.003) / 1e-5, rel=0.1)
 
@@ -60,10 +63,10 @@ def test_chunks_grow_step_by_step_on_a_machine_that_is_not_known_yet() -> None:
 def test_a_step_is_as_long_as_the_chunk_before_it_made_it() -> None:
     pace = Pace()
     for _ in range(100):
-        observe(pace, 0.01, num_running=1)
+        observe(pace, 0.02, num_running=1)
     for _ in range(100):  # the device is one step behind
-        observe(pace, 0.01, num_prefilled=100, num_running=1)
-        observe(pace, 0.11, num_running=1)
+        observe(pace, 0.02, num_prefilled=100, num_running=1)
+        observe(pace, 0.12, num_running=1)
     assert pace.num_tokens(0) == pytest.approx(1000 * Pace.ALONE_S, rel=0.1)
     assert pace.num_tokens(1) == Pace.SMALLEST
 
