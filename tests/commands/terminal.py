@@ -94,10 +94,10 @@ class Tmux:
         )
 
     def end(self) -> list[str]:
-        """Wait until the program ends. Returns the rows that are drawn."""
-        state = ("display-message", "-p", "#{pane_dead}")
-        wait_until(lambda: self._run(*state).strip() == "1", "the end")
-        return self._run("capture-pane", "-p", "-S", "-").splitlines()
+        """Wait until all that the program said is drawn. Returns the rows."""
+        drawn = ("capture-pane", "-p", "-S", "-")
+        wait_until(lambda: "\nPane is dead" in self._run(*drawn), "the end")
+        return self._run(*drawn).splitlines()
 
     def close(self) -> None:
         self._run("kill-server")
