@@ -1,24 +1,28 @@
-"""Attention on CUDA where MLX's own is slow there: for one query a row, and for a few.
+"""Attention on CUDA where MLX's own is slow there: for one query a row, for a few, and for many.
 
 One query and a mask have no fused kernel in MLX: what it does instead is half a dozen operations a
 layer, a quarter of a step's time. The kernel here is told where each row of a batch begins, and
 needs no mask. Long rows are cut into parts, whose sums a second kernel puts together
-(Flash-Decoding, Dao et al. 2023).
+(Flash-Decoding, Dao et al. 2023). It also puts the keys and values of the new position into their
+place, where nobody has looked yet. An update of MLX's would do so too, in two operations a layer
+more, and copy whole caches while the device still reads them.
 
-A few queries go to cuDNN, which plans each length of a context anew, for 50 ms and more. So the end
-of a prompt whose beginning is known is computed by plain products, which nobody has to plan.
+Many queries go to cuDNN, which plans each layout anew, for 50 ms and more: other lengths, and other
+strides, which in a KV cache follow from the room that it has. So it is given copies that have no
+strides of their own, and of lengths there are few, planned for beforehand. A few queries are
+computed by plain products, which nobody has to plan: so ends a prompt whose beginning is known.
 """
 
 from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, cast
 
 import mlx.core as mx
 
-FEW = 128
+FEW = 256
 """Queries, at most, for which plain products are cheap."""
 LONGEST_PART = 528
 """Keys for one block of threads, two steps of a growing cache. More are shared out."""
@@ -55,6 +59,9 @@ const int kv_head = head / (queries_shape[1] / keys_shape[1]);
 const T* q = queries + row * queries_strides[0] + head * queries_strides[1];
 const T* k = keys + row * keys_strides[0] + kv_head * keys_strides[1];
 const T* v = values + row * values_strides[0] + kv_head * values_strides[1];
+const T* new_k = new_keys + row * new_keys_strides[0] + kv_head * new_keys_strides[1];
+const T* new_v = new_values + row * new_values_strides[0] + kv_head * new_values_strides[1];
+const bool keeps = head % (queries_shape[1] / keys_shape[1]) == 0;
 
 float query[LOADS][PER_LOAD];
 float sum[LOADS][PER_LOAD];
@@ -70,11 +77,21 @@ float weight = 0;
 
 #pragma unroll 2
 for (int at = begin + group; at < end; at += GROUPS) {
+  const bool is_new = at == num_keys - 1;
+  const T* k_here = is_new ? new_k : k + at * keys_strides[2];
+  const T* v_here = is_new ? new_v : v + at * values_strides[2];
   Load<T> key[LOADS], value[LOADS];
   for (int l = 0; l < LOADS; l++) {
     const int place = (l * 8 + lane) * PER_LOAD;
-    key[l] = *reinterpret_cast<const Load<T>*>(k + at * keys_strides[2] + place);
-    value[l] = *reinterpret_cast<const Load<T>*>(v + at * values_strides[2] + place);
+    key[l] = *reinterpret_cast<const Load<T>*>(k_here + place);
+    value[l] = *reinterpret_cast<const Load<T>*>(v_here + place);
+  }
+  if (is_new && keeps) {
+    for (int l = 0; l < LOADS; l++) {
+      const int place = (l * 8 + lane) * PER_LOAD;
+      *reinterpret_cast<Load<T>*>(const_cast<T*>(k) + at * keys_strides[2] + place) = key[l];
+      *reinterpret_cast<Load<T>*>(const_cast<T*>(v) + at * values_strides[2] + place) = value[l];
+    }
   }
   float score = 0;
   for (int l = 0; l < LOADS; l++) {
@@ -171,13 +188,18 @@ class CudaAttention:
 
     def __init__(self) -> None:
         self._scales: dict[float, mx.array] = {}
+        self._kinds: set[tuple[int, int, int, mx.Dtype, float]] = set()
+        """Of causal attention that was asked for: heads, width, groups, type, scale."""
         self._causal = mx.array(True)
 
     @functools.cached_property
     def _part(self) -> Any:
         return mx.fast.cuda_kernel(
             name="ragged_attention_part",
-            input_names=["queries", "keys", "values", "padding", "ends", "scale"],
+            input_names=[
+                *("queries", "keys", "values", "new_keys", "new_values"),
+                *("padding", "ends", "scale"),
+            ],
             output_names=["out", "parts", "tails"],
             source=PART,
             header=HEADER,
@@ -194,13 +216,23 @@ class CudaAttention:
         )
 
     def ragged(
-        self, queries: mx.array, keys: mx.array, values: mx.array, scale: float, ragged: Ragged
+        self,
+        queries: mx.array,
+        keys: mx.array,
+        values: mx.array,
+        scale: float,
+        ragged: Ragged,
+        new: tuple[mx.array, mx.array] | None = None,
     ) -> mx.array:
         """Attend from `queries` ([B, H, 1, D]) to `keys` and `values` ([B, H_kv, N, D]).
+
+        `new` ([B, H_kv, 1, D] each) are those of the last position, which are written into `keys`
+        and `values`, whatever stood there: these must be nobody else's. None where they have them.
 
         Gives [B, H, 1, D]. D is a multiple of 64 up to 256, and the numbers of a key lie side by
         side. Raises `ValueError` for another D.
         """
+        new_keys, new_values = new or (keys[..., -1:, :], values[..., -1:, :])
         num_rows, num_heads, _, width = queries.shape
         if width % 64 or width > THREADS or values.shape[3] != width:
             raise ValueError(f"no attention without a mask for heads {width} wide")
@@ -213,7 +245,10 @@ class CudaAttention:
         template = [("T", queries.dtype), ("WIDTH", width)]
         shape = (num_rows, num_heads, 1, width)
         out, parts, tails = self._part(
-            inputs=[queries, keys, values, ragged.padding, ragged.end, self._scale(scale)],
+            inputs=[
+                *(queries, keys, values, new_keys, new_values),
+                *(ragged.padding, ragged.end, self._scale(scale)),
+            ],
             template=template,
             grid=(num_heads * THREADS, num_parts, num_rows),
             threadgroup=(THREADS, 1, 1),
@@ -251,6 +286,21 @@ class CudaAttention:
         scores = mx.where(self._seen(num_queries, num_keys), scores, -mx.inf)
         shares = mx.softmax(scores, axis=-1, precise=True)
         return (shares.reshape(shape) @ values).reshape(num_rows, num_heads, num_queries, width)
+
+    def causal(self, queries: mx.array, keys: mx.array, values: mx.array, scale: float) -> mx.array:
+        """The same for many positions, as cuDNN does it."""
+        _, num_heads, _, width = queries.shape
+        self._kinds.add((num_heads, width, keys.shape[1], queries.dtype, scale))
+        arrays = map(mx.contiguous, (queries, keys, values))
+        return mx.fast.scaled_dot_product_attention(*arrays, scale=scale, mask="causal")
+
+    def plan(self, shapes: Iterable[tuple[int, int]]) -> None:
+        """Have planned what comes, `shapes` of so many queries and so many keys."""
+        for num_queries, num_keys in shapes:
+            for num_heads, width, num_groups, dtype, scale in self._kinds:
+                queries = mx.zeros((1, num_heads, num_queries, width), dtype)
+                keys = mx.zeros((1, num_groups, num_keys, width), dtype)
+                mx.eval(self.causal(queries, keys, keys, scale))
 
     def _seen(self, num_queries: int, num_keys: int) -> mx.array:
         """The keys that each query sees ([n, N]); the same for every layer."""
@@ -294,10 +344,13 @@ def _through(attention: CudaAttention, given: Callable[..., mx.array]) -> Callab
         if isinstance(mask, Ragged):
             if sinks is not None:
                 raise ValueError("no attention without a mask where there are sinks")
-            return attention.ragged(queries, keys, values, scale, mask)
+            new = getattr(cache, "new", None)
+            return attention.ragged(queries, keys, values, scale, mask, new)
         is_causal = isinstance(mask, str) and isinstance(keys, mx.array) and sinks is None
         if is_causal and queries.shape[2] <= FEW and queries.shape[2] < keys.shape[2]:
             return attention.few(queries, keys, values, scale)
+        if is_causal:
+            return attention.causal(queries, keys, values, scale)
         return given(queries, keys, values, cache=cache, scale=scale, mask=mask, sinks=sinks)
 
     return scaled_dot_product_attention

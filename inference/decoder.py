@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
@@ -47,15 +48,16 @@ class CompiledDecoder(Decoder):
         """After `worth` steps of one shape, the next are taken to be of it too."""
         super().__init__(model)
         self._worth = worth
-        self._seen: OrderedDict[tuple[int, int], int | Played] = OrderedDict()
-        """By shape, the steps that were made without a recording, or the recording."""
+        self._seen: OrderedDict[tuple[int, int, bool], int | Played] = OrderedDict()
+        """By rows, size, and whether it is a batch: how many steps there were, or a recording."""
 
     def __call__(self, tokens: mx.array, cache: Cache) -> mx.array:
         kv.reserve(cache)
-        shape = (tokens.shape[0], cache[0].keys.shape[2])
+        is_batch = isinstance(cache[0], PaddedKVCache)
+        shape = (tokens.shape[0], cache[0].keys.shape[2], is_batch)
         known = self._seen.pop(shape, 0)
         if isinstance(known, int):
-            known = known + 1 if known < self._worth else self._recorded()
+            known = known + 1 if known < self._worth else self._recorded(is_batch)
         self._seen[shape] = known
         if len(self._seen) > self.MOST:
             self._seen.popitem(last=False)
@@ -63,20 +65,22 @@ class CompiledDecoder(Decoder):
             return super().__call__(tokens, cache)
         return _played(known, tokens, cache)
 
-    def _recorded(self) -> Played:
+    def _recorded(self, is_batch: bool) -> Played:
         """A step that is recorded when it is first asked for."""
         model = self._model
+        # What a batch has in its caches is its own, which the one row of a prompt's need not be.
+        is_kept_by_attention = is_batch and PaddedKVCache.is_ragged
 
         def step(
             tokens: mx.array, start: mx.array, end: mx.array, *arrays: mx.array
         ) -> tuple[mx.array, ...]:
             padding, offset, *rest = arrays
             layers = [
-                _Layer(keys, values, start, end, padding, offset)
+                _Layer(keys, values, _Places(start, end, padding, offset), is_kept_by_attention)
                 for keys, values in zip(rest[::2], rest[1::2], strict=True)
             ]
             logits = model(tokens[:, None], cache=layers)[:, -1, :]
-            return logits, *(array for layer in layers for array in (layer.keys, layer.values))
+            return logits, *(array for layer in layers for array in layer.replaced)
 
         recorded: Played = mx.compile(step)
         return recorded
@@ -88,43 +92,68 @@ def _played(recorded: Played, tokens: mx.array, cache: Cache) -> mx.array:
     start = kv.end(first)
     places = [(start,), (start + 1,), tuple(padding), tuple(start - p for p in padding)]
     arrays = [array for layer in cache for array in (layer.keys, layer.values)]
-    logits, *arrays = recorded(tokens, *map(kv.numbers, places), *arrays)
-    # The arrays from before are let go, so that the new ones can be made in their place.
-    for layer, keys, values in zip(cache, arrays[::2], arrays[1::2], strict=True):
-        layer.keys, layer.values = keys, values
+    logits, *replaced = recorded(tokens, *map(kv.numbers, places), *arrays)
+    if replaced:
+        # The arrays from before are let go, so that the new ones can be made in their place.
+        for layer, keys, values in zip(cache, replaced[::2], replaced[1::2], strict=True):
+            layer.keys, layer.values = keys, values
     kv.advance(cache)
     return logits
 
 
+@dataclass(frozen=True, slots=True)
+class _Places:
+    """Where the new tokens of a step stand, as numbers on the device (int32)."""
+
+    start: mx.array
+    """[1]: positions that were taken before, padding among them."""
+    end: mx.array
+    """[1]: one more."""
+    padding: mx.array
+    """[B]."""
+    offset: mx.array
+    """[B]: how many tokens each row had."""
+
+
 class _Layer:
-    """A layer's KV cache while a step is recorded: where its rows end is a number on the device."""
+    """A layer's KV cache while a step is recorded."""
 
     def __init__(
-        self,
-        keys: mx.array,
-        values: mx.array,
-        start: mx.array,
-        end: mx.array,
-        padding: mx.array,
-        offset: mx.array,
+        self, keys: mx.array, values: mx.array, places: _Places, is_kept_by_attention: bool
     ) -> None:
-        self.keys, self.values = keys, values
-        self.offset = offset
+        """`is_kept_by_attention` where attention itself writes what is new into the arrays."""
+        self.new: tuple[mx.array, mx.array] | None = None
+        """The keys and values of the new tokens."""
+        self.replaced: tuple[mx.array, ...] = ()
+        """The arrays that are to be there after the step, where they are others."""
+        self._keys, self._values, self._places = keys, values, places
+        self._is_kept_by_attention = is_kept_by_attention
+
+    @property
+    def offset(self) -> mx.array:
         """How many tokens each row has: [B] int32."""
-        self._start, self._end, self._padding = start, end, padding
+        return self._places.offset
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
         """Take in a position; give all that there is room for."""
-        self.keys = mx.slice_update(self.keys, keys, self._start, axes=[2])
-        self.values = mx.slice_update(self.values, values, self._start, axes=[2])
-        return self.keys, self.values
+        self.new = (keys, values)
+        if self._is_kept_by_attention:
+            return self._keys, self._values
+        updated = (
+            mx.slice_update(self._keys, keys, self._places.start, axes=[2]),
+            mx.slice_update(self._values, values, self._places.start, axes=[2]),
+        )
+        self.replaced = updated
+        return updated
 
     def make_mask(self, N: int, return_array: bool = False, window_size: int | None = None) -> Any:
         """What a row sees of the room: nothing before it begins, and nothing behind its end."""
         if window_size is not None:
             raise ValueError("a window is not recorded")
         if PaddedKVCache.is_ragged and not return_array:
-            return Ragged(self._padding, self._end)
-        places = mx.arange(self.keys.shape[2])
-        seen = (places >= self._padding[:, None]) & (places < self._end)
+            return Ragged(self._places.padding, self._places.end)
+        if self._is_kept_by_attention:
+            raise ValueError("what is new is kept by an attention that needs no mask")
+        places = mx.arange(self._keys.shape[2])
+        seen = (places >= self._places.padding[:, None]) & (places < self._places.end)
         return seen[:, None, None, :]

@@ -28,6 +28,7 @@ from inference.template import ChatTemplate
 from parts import InvalidRequest, Message, ModelCard, Prompt, SamplingParams, Unavailable
 
 if TYPE_CHECKING:
+    from inference.cuda_attention import CudaAttention
     from inference.prefix_folder import PrefixFolder
 
 log = logging.getLogger(__name__)
@@ -44,6 +45,8 @@ MAX_REASON = 200
 """Characters of what a library says."""
 DEFAULT_CONTEXT = 8192
 """Tokens, for a model that does not say how many it can read."""
+PLANNED = 16_384
+"""Tokens of a prompt whose chunks are planned for at load, where that takes time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +140,7 @@ def load(options: LoadOptions) -> LoadedModel:
         return grammars.guide(prompt, tokens, max_reasoning_tokens=params.max_reasoning_tokens)
 
     has_gpu = mx.default_device() == mx.gpu
-    is_cuda_attention = _attend_without_masks(mx, model, width)
+    attention = _attend_on_cuda(mx, model, width)
     can_batch, can_pad = self_test.run(model, width)
     limit = options.memory_limit or int(memory.recommended(device) * memory.SHARE)
     mx.set_cache_limit(min(limit // 40, 2**30 if has_gpu else 2**25))
@@ -151,17 +154,19 @@ def load(options: LoadOptions) -> LoadedModel:
         num_opening=template.num_opening,
         can_batch=can_batch,
         can_pad=can_pad,
-        is_compiled=is_cuda_attention and self_test.can_compile(model, width),
+        is_compiled=attention is not None and self_test.can_compile(model, width),
         prefix_cache=PrefixCache(options.prefix_cache_bytes, _prefix_folder(options, model)),
         shapes=Shapes(
             is_planned=mx.cuda.is_available(),
-            few=cuda_attention.FEW if is_cuda_attention else 0,
+            few=cuda_attention.FEW if attention else 0,
         ),
         max_logits_bytes=limit // 40,
         max_padding_bytes=min(limit // 10, 2**31),
     )
-    runner.warm_up()
     window = options.context_window or _context_window(options.folder, tokenizer)
+    runner.warm_up()
+    if attention:
+        attention.plan(runner.shapes.planned(min(window, PLANNED)))
     budget = memory.Budget(limit, mx.get_active_memory() + limit // 20, layers)
     if options.is_forced and budget.max_tokens(window) < window:
         log.warning("the model may not fit into memory: nothing is refused for want of it")
@@ -247,22 +252,23 @@ def _prepare_device(mx: Any) -> None:
         mx.set_wired_limit(limit)
 
 
-def _attend_without_masks(mx: Any, model: Any, vocab_size: int) -> bool:
+def _attend_on_cuda(mx: Any, model: Any, vocab_size: int) -> CudaAttention | None:
     """On CUDA, have the model attend in our ways, if it answers as before."""
     from inference import cuda_attention, self_test
     from inference.rows import PaddedKVCache
 
     PaddedKVCache.is_ragged = False
     if not mx.cuda.is_available():
-        return False
-    undo = cuda_attention.install(model, cuda_attention.CudaAttention())
+        return None
+    attention = cuda_attention.CudaAttention()
+    undo = cuda_attention.install(model, attention)
     PaddedKVCache.is_ragged = True
     if self_test.run(model, vocab_size, level=logging.DEBUG) == (True, True):
-        return True
+        return attention
     log.info("this model's layers attend as MLX does, which costs a batch some of its speed")
     undo()
     PaddedKVCache.is_ragged = False
-    return False
+    return None
 
 
 def _return_large_blocks() -> None:

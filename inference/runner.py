@@ -46,7 +46,7 @@ class Shapes:
     is_planned: bool = False
     few: int = 0
     """Tokens, at most, that are not planned for: any context may stand before them."""
-    grid: int = 256
+    grid: int = 512
     """Tokens of the smallest chunk that is."""
 
     def tokens(self, number: int) -> int:
@@ -61,27 +61,36 @@ class Shapes:
         """What a context of so many tokens is rounded up to."""
         return -(-number // 256) * 256 if self.is_planned else number
 
-    def chunk(self, start: int, number: int) -> int:
-        """How many tokens of a long prompt come next, of which `start` are computed.
+    def chunk(self, start: int, number: int, left: int) -> int:
+        """How many tokens of a long prompt come next, of which `start` are computed and `left` not.
 
         Where shapes are planned, as many as divide `start`: so a context of any length is made of
-        few shapes.
+        few shapes. And not many more than there are, for which the last chunk is filled up.
         """
         if not self.is_planned:
             return number
         if to_grid := -start % self.grid:
-            return to_grid
-        number = max(number, self.grid)
-        return max(size for size in self._sizes if size <= number and start % size == 0)
+            return min(to_grid, self.few or to_grid)
+        if number < self.grid and self.few:
+            return 1 << (min(number, self.few).bit_length() - 1)
+        fitting = [size for size in self._sizes if size <= number and start % size == 0]
+        return max((size for size in fitting if 3 * size <= 4 * left), default=self.grid)
 
     def end(self, number: int) -> int:
         """What the last chunk, of so many tokens, is filled up to."""
-        return min(size for size in self._sizes if size >= number) if self.is_planned else number
+        if not self.is_planned or number <= self.few:
+            return number
+        return min(size for size in self._sizes if size >= number)
+
+    def planned(self, longest: int) -> list[tuple[int, int]]:
+        """The chunks that a prompt of up to so many tokens is made of, each with its context."""
+        ends = [(size, end) for size in self._sizes for end in range(size, longest + 1, size)]
+        return ends if self.is_planned else []
 
     @property
     def _sizes(self) -> list[int]:
         """Of the chunks that are planned for."""
-        return [self.grid * factor for factor in (1, 2, 3, 4, 6, 8, 12, 16)]
+        return [self.grid << power for power in range(4)]
 
 
 SHORT = 512
@@ -137,7 +146,7 @@ class Runner:
         self._decoder = CompiledDecoder(model) if is_compiled else Decoder(model)
         self._masks = MaskFiller(vocab_size)
         self._num_opening = num_opening
-        self._shapes = shapes
+        self.shapes = shapes
         self._max_padding_bytes = max_padding_bytes
         self._batches: list[Batch] = []
         self._arrivals: Arrivals | None = None
@@ -155,7 +164,7 @@ class Runner:
 
         Returns whether all is computed, and the first token under way: then they can `join`.
         """
-        is_planned = self._shapes.is_planned and self.is_short(sequences[0])
+        is_planned = self.shapes.is_planned and self.is_short(sequences[0])
         if is_planned or not have_one_prompt(sequences):
             self._arrivals = self._prefill_together(sequences)
         else:
@@ -214,9 +223,9 @@ class Runner:
 
     def _computed(self, prompts: list[list[int]]) -> tuple[Cache, mx.array]:
         """The caches of several prompts, and the logits behind them ([B, V])."""
-        longest = self._shapes.tokens(max(map(len, prompts)))
+        longest = self.shapes.tokens(max(map(len, prompts)))
         # Rows that only make the shape a known one have one token each.
-        spare = [[0]] * (self._shapes.rows(len(prompts)) - len(prompts))
+        spare = [[0]] * (self.shapes.rows(len(prompts)) - len(prompts))
         padding = [longest - len(tokens) for tokens in (*prompts, *spare)]
         rows = [[0] * p + t for p, t in zip(padding, (*prompts, *spare), strict=True)]
         cache = kv.empty(make_prompt_cache(self.model), padding)
@@ -236,7 +245,7 @@ class Runner:
         chunk = sequence.tokens[sequence.num_computed : end]
         spare = 0
         if self._can_trim and len(chunk) > 1 and end < sequence.num_tokens:
-            spare = self._shapes.end(len(chunk)) - len(chunk)
+            spare = self.shapes.end(len(chunk)) - len(chunk)
         logits = self.model(mx.array([chunk + [0] * spare]), cache=sequence.cache)
         trim_prompt_cache(sequence.cache, spare)
         return logits[:, len(chunk) - 1, :]
@@ -246,13 +255,13 @@ class Runner:
 
         A little of what was found is computed once more, for the sake of a known shape.
         """
-        length = self._shapes.tokens(sequence.num_tokens - sequence.num_computed)
+        length = self.shapes.tokens(sequence.num_tokens - sequence.num_computed)
         length = min(length, sequence.num_tokens)
         trim_prompt_cache(sequence.cache, length - (sequence.num_tokens - sequence.num_computed))
         tokens = mx.array([sequence.tokens[-length:]])
-        if length <= self._shapes.few:
+        if length <= self.shapes.few:
             return self.model(tokens, cache=sequence.cache)[:, -1, :]
-        padding = self._shapes.context(sequence.num_tokens) - sequence.num_tokens
+        padding = self.shapes.context(sequence.num_tokens) - sequence.num_tokens
         cache = kv.padded(sequence.cache, padding)
         logits = self.model(tokens, cache=cache)[:, -1, :]
         sequence.cache = kv.plain(cache)
@@ -268,7 +277,7 @@ class Runner:
         for params in rules:
             sampler = Sampler([Row(params, 0, [0], [0])] * 2, self.vocab_size)
             mx.eval(sampler.sample(logits).arrays)
-        if self._shapes.is_planned and self.can_pad:
+        if self.shapes.is_planned and self.can_pad:
             for num_rows in (1, 2, 4, 8):
                 for num_tokens in (32, 64, 128, 256, 512):
                     if num_rows * num_tokens <= max_tokens:
@@ -282,7 +291,7 @@ class Runner:
         end = self._end_of_chunk(sequence, max_tokens)
         is_end = end == sequence.num_tokens
         num_left = end - sequence.num_computed
-        can_continue = self._shapes.is_planned and self.can_pad and sequence.num_computed
+        can_continue = self.shapes.is_planned and self.can_pad and sequence.num_computed
         if is_end and num_left > 1 and can_continue:
             logits = self._continued(sequence)
         else:
@@ -308,8 +317,10 @@ class Runner:
     def _begin(self, sequence: Sequence) -> None:
         cache, num_cached = self.prefix_cache.match(sequence.tokens)
         sequence.cache = make_prompt_cache(self.model) if cache is None else cache
-        if self._can_trim and sequence.num_tokens - num_cached > self._shapes.few > 0:
-            num_cached -= trim_prompt_cache(sequence.cache, num_cached % self._shapes.grid)
+        spare = num_cached % self.shapes.grid
+        is_long = sequence.num_tokens - num_cached > self.shapes.few
+        if self._can_trim and is_long and spare <= self.shapes.few:
+            num_cached -= trim_prompt_cache(sequence.cache, spare)
         sequence.num_computed = num_cached
         # Computed again after it began, it would find what it computed itself.
         if not (sequence.num_faults or sequence.generated):
@@ -345,11 +356,13 @@ class Runner:
     def _end_of_chunk(self, sequence: Sequence, max_tokens: int) -> int:
         """How many tokens are computed after the next chunk."""
         num_left = sequence.num_tokens - sequence.num_computed
-        short = self._shapes.few if self._shapes.few and sequence.num_computed else SHORT
+        short = self.shapes.few if self.shapes.few and sequence.num_computed else SHORT
         if num_left == 1 or (self._can_trim and num_left <= min(short, max_tokens)):
             return sequence.num_tokens
         stops = [*self._checkpoints(sequence), sequence.num_tokens - 1]
-        far = sequence.num_computed + self._shapes.chunk(sequence.num_computed, max_tokens)
+        far = sequence.num_computed + self.shapes.chunk(
+            sequence.num_computed, max_tokens, num_left - 1
+        )
         return min(far, *(stop for stop in stops if stop > sequence.num_computed))
 
     def _checkpoints(self, sequence: Sequence) -> list[int]:

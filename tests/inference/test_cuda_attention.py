@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import mlx.core as mx
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -32,15 +33,31 @@ class MaskedAttention(CudaAttention):
         self.num_ragged = self.num_few = 0
 
     def ragged(
-        self, queries: mx.array, keys: mx.array, values: mx.array, scale: float, ragged: Ragged
+        self,
+        queries: mx.array,
+        keys: mx.array,
+        values: mx.array,
+        scale: float,
+        ragged: Ragged,
+        new: tuple[mx.array, mx.array] | None = None,
     ) -> mx.array:
         self.num_ragged += 1
-        mask = ragged.padding[:, None, None, None] <= mx.arange(keys.shape[2])
+        if new is not None:
+            put(keys, new[0], ragged)
+            put(values, new[1], ragged)
+        places = mx.arange(keys.shape[2])
+        mask = (ragged.padding[:, None, None, None] <= places) & (places < ragged.end)
         return mx.fast.scaled_dot_product_attention(queries, keys, values, scale=scale, mask=mask)
 
     def few(self, queries: mx.array, keys: mx.array, values: mx.array, scale: float) -> mx.array:
         self.num_few += 1
         return super().few(queries, keys, values, scale)
+
+
+def put(array: mx.array, last: mx.array, ragged: Ragged) -> None:
+    """Write the last position in place, behind MLX's back, as the kernel does."""
+    mx.eval(array, last, ragged.end)
+    np.array(array, copy=False)[:, :, ragged.end.item() - 1] = np.array(last)[:, :, 0]
 
 
 @contextlib.contextmanager
@@ -109,15 +126,69 @@ def test_prompts_computed_on_a_grid_are_answered_as_without_one(
 
 
 def test_chunks_divide_what_comes_before_them() -> None:
-    shapes = Shapes(is_planned=True, few=128)
-    assert shapes.chunk(0, 9000) == 4096
-    assert shapes.chunk(4096, 4095) == 2048
-    assert shapes.chunk(6144, 4095) == 3072
-    assert shapes.chunk(2048 + 512, 4096) == 512
-    assert shapes.chunk(0, 1) == 256
-    assert shapes.chunk(100, 4096) == 156
-    ends = [shapes.end(number) for number in (2, 256, 257, 600, 3000, 4096)]
-    assert ends == [256, 256, 512, 768, 3072, 4096]
+    shapes = Shapes(is_planned=True, few=256)
+    chunks = [
+        shapes.chunk(start, number, 10_000)
+        for start, number in ((0, 9000), (4096, 4095), (6144, 4095), (2048 + 512, 4096))
+    ]
+    assert chunks == [4096, 2048, 2048, 512]
+    # What comes after a prefix of any length, or in less time than a chunk takes, is few.
+    assert [shapes.chunk(start, 4096, 10_000) for start in (100, 512 + 400)] == [256, 112]
+    assert [shapes.chunk(1024, number, 10_000) for number in (511, 256, 100, 1)] == [
+        256,
+        256,
+        64,
+        1,
+    ]
+    assert Shapes(is_planned=True).chunk(100, 1, 10_000) == 412
+
+
+def test_the_last_chunk_is_filled_up_unless_much_would_be_wasted() -> None:
+    shapes = Shapes(is_planned=True, few=256)
+    assert [shapes.chunk(4096, 4096, left) for left in (4000, 3072, 3000, 600)] == [
+        4096,
+        4096,
+        2048,
+        512,
+    ]
+    ends = [shapes.end(number) for number in (2, 256, 257, 600, 3072, 4096)]
+    assert ends == [2, 256, 512, 1024, 4096, 4096]
+
+
+@given(
+    lengths=st.integers(1, 20_000),
+    numbers=st.lists(st.integers(32, 4096), min_size=1, max_size=5),
+)
+def test_every_chunk_of_many_tokens_is_one_of_those_planned(
+    lengths: int, numbers: list[int]
+) -> None:
+    shapes = Shapes(is_planned=True, few=256)
+    planned = set(shapes.planned(32_768))
+    start, step = 0, 0
+    while start < lengths:
+        number = numbers[step % len(numbers)]
+        chunk = min(shapes.chunk(start, number, lengths - start), lengths - start)
+        computed = shapes.end(chunk) if start + chunk == lengths else chunk
+        assert computed <= shapes.few or (computed, start + computed) in planned
+        assert computed <= max(2 * number, shapes.grid)
+        start, step = start + chunk, step + 1
+
+
+def test_what_was_asked_for_once_is_planned() -> None:
+    class Planned(CudaAttention):
+        asked: ClassVar[list[tuple[int, ...]]] = []
+
+        def causal(self, queries: mx.array, *others: Any) -> mx.array:
+            self.asked.append((*queries.shape, others[0].shape[1], others[0].shape[2]))
+            return super().causal(queries, *others)
+
+    attention = Planned()
+    attention.plan([(4, 8)])
+    assert not attention.asked
+    queries, keys = mx.zeros((1, 4, 16, 8)), mx.zeros((1, 2, 16, 8))
+    attention.causal(queries, keys, keys, 0.5)
+    attention.plan(Shapes(is_planned=True, grid=4).planned(8))
+    assert attention.asked[1:] == [(1, 4, n, 8, 2, m) for n, m in ((4, 4), (4, 8), (8, 8))]
 
 
 def test_a_few_queries_see_what_causal_ones_see() -> None:
@@ -160,3 +231,12 @@ def test_the_kernel_gives_what_a_mask_gives(
     wanted = MaskedAttention().ragged(queries, keys, values, 0.1, ragged)
     error = mx.abs(found.astype(mx.float32) - wanted.astype(mx.float32)).max().item()
     assert error < (1e-5 if dtype == mx.float32 else 0.03)
+    new = (mx.contiguous(keys[..., -1:, :]), mx.contiguous(values[..., -1:, :]))
+    kept = mx.array(np.array(room.astype(mx.float32))).astype(dtype)
+    kept[..., length - 1, :] = 9
+    kept_keys, kept_values = mx.contiguous(kept[0]), mx.contiguous(kept[1])
+    mx.eval(kept_keys, kept_values, new)
+    again = CudaAttention().ragged(queries, kept_keys, kept_values, 0.1, ragged, new)
+    assert mx.array_equal(again, found)
+    assert mx.array_equal(kept_keys[..., :length, :], keys)
+    assert mx.array_equal(kept_values[..., :length, :], values)

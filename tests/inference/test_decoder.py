@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mlx_lm.models.cache import BatchKVCache, KVCache, make_prompt_cache
 
 from inference import rows as kv
 from inference import self_test
+from inference.cache_layers import copied
 from inference.decoder import CompiledDecoder, Decoder
 from inference.loader import LoadOptions, load
 from inference.prefix_cache import PrefixCache
 from inference.runner import Runner
 from parts import SamplingParams
 from tests.inference.test_batch import Guest, answers, solo
+from tests.inference.test_cuda_attention import MaskedAttention, installed
 
 
 @pytest.fixture(scope="module")
@@ -67,24 +71,58 @@ guests_of_a_batch = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=20)
-@given(guests=guests_of_a_batch, worth=st.integers(0, 3))
-def test_a_batch_is_answered_as_each_row_alone(
-    loaded: Any, guests: list[Guest], worth: int
-) -> None:
-    model, tokenizer = loaded.model, loaded.tokenizer
+def assert_as_alone(runner: Runner, guests: list[Guest]) -> None:
+    found = answers(runner, runner.tokenizer, guests)
+    for guest, tokens in zip(guests, found, strict=True):
+        alone = solo(runner.model, runner.tokenizer, guest)
+        assert tokens == (alone if guest.leaves is None else alone[: len(tokens)])
+
+
+def compiled(loaded: Runner, worth: int) -> Runner:
     runner = Runner(
-        model,
-        tokenizer,
+        loaded.model,
+        loaded.tokenizer,
         vocab_size=loaded.vocab_size,
         prefix_cache=PrefixCache(2**28),
         is_compiled=True,
     )
-    runner._decoder = CompiledDecoder(model, worth=worth)
-    found = answers(runner, tokenizer, guests)
-    for guest, tokens in zip(guests, found, strict=True):
-        alone = solo(model, tokenizer, guest)
-        assert tokens == (alone if guest.leaves is None else alone[: len(tokens)])
+    runner._decoder = CompiledDecoder(loaded.model, worth=worth)
+    return runner
+
+
+@settings(deadline=None, max_examples=20)
+@given(guests=guests_of_a_batch, worth=st.integers(0, 3))
+def test_a_batch_is_answered_as_each_row_alone(
+    loaded: Runner, guests: list[Guest], worth: int
+) -> None:
+    assert_as_alone(compiled(loaded, worth), guests)
+
+
+@pytest.fixture
+def uncompiled() -> Iterator[None]:
+    """What would be recorded is done each time."""
+    mx.disable_compile()
+    yield
+    mx.enable_compile()
+
+
+@settings(
+    deadline=None,
+    max_examples=20,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(guests=guests_of_a_batch, shared=st.lists(st.integers(5, 400), max_size=20).map(tuple))
+def test_what_attention_writes_into_the_caches_of_a_batch_is_nobody_elses(
+    loaded: Runner, uncompiled: None, guests: list[Guest], shared: tuple[int, ...]
+) -> None:
+    guests = [replace(guest, prompt=shared + guest.prompt) for guest in guests]
+    for guest in guests:
+        solo(loaded.model, loaded.tokenizer, guest)
+    runner = compiled(loaded, worth=1)
+    attention = MaskedAttention()
+    with installed(loaded.model, attention):
+        assert_as_alone(runner, guests)
+        assert_as_alone(runner, guests)  # with what the first ones left in the prefix cache
 
 
 def caches(model: Any, num_rows: int) -> kv.Cache:
@@ -133,3 +171,28 @@ def test_a_plain_decoder_is_the_model(loaded: Any) -> None:
     tokens = mx.array([5, 6, 7])
     wanted = loaded.model(tokens[:, None], cache=there)[:, -1]
     assert mx.array_equal(Decoder(loaded.model)(tokens, here), wanted)
+
+
+def joined(cache: kv.Cache) -> kv.Cache:
+    batch = kv.merged(cache)
+    kv.extend(batch, kv.merged(copied(cache)))
+    return batch
+
+
+@pytest.mark.parametrize("become_a_batch", [joined, lambda cache: kv.repeated(cache, 2)])
+def test_a_batch_shares_nothing_with_what_is_kept_of_its_prompts(
+    loaded: Runner, become_a_batch: Callable[[kv.Cache], kv.Cache]
+) -> None:
+    cache = make_prompt_cache(loaded.model)
+    # So long that MLX copies a row that is taken out, where it would share a small one.
+    loaded.model(mx.array([[7] * 17 * KVCache.step]), cache=cache)
+    kept = copied(cache)
+    batch = become_a_batch(cache)
+    left = [layer.extract(0) for layer in batch]
+    arrays = [(layer.keys, layer.values) for layer in (*kept, *left)]
+    before = [np.array(array) for pair in arrays for array in pair]
+    for layer in batch:
+        mx.eval(layer.keys, layer.values)
+        np.array(layer.keys, copy=False)[:] = np.array(layer.values, copy=False)[:] = 9
+    after = [np.array(array) for pair in arrays for array in pair]
+    assert all(map(np.array_equal, before, after))
