@@ -38,9 +38,9 @@ class Detokenizer:
         return self._release(self._stream.step(token))
 
     @property
-    def held(self) -> str:
-        """Whole characters that are held back."""
-        return self._held
+    def num_held(self) -> int:
+        """Bytes that were taken and not given: an emoji held back, a character not yet whole."""
+        return len(self._held.encode("utf-8", "replace")) + self._stream.num_pending
 
     def flush(self) -> str:
         """Give all that is held back. An unfinished character becomes U+FFFD."""
@@ -90,6 +90,11 @@ class _Stream:
             return ""
         self._pending.clear()
         return str(text)
+
+    @property
+    def num_pending(self) -> int:
+        """Bytes of tokens that make no whole character yet, where the decoder tells."""
+        return sum(len(token_bytes(self._tokenizer, token)) for token in self._pending)
 
     def flush(self) -> str:
         if not self._fast:

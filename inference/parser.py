@@ -136,7 +136,7 @@ class Parser:
     @property
     def num_held(self) -> int:
         """Bytes of text that were taken and not given yet."""
-        return len((self._held + self._detokenizer.held).encode("utf-8", "replace"))
+        return len(self._held.encode("utf-8", "replace")) + self._detokenizer.num_held
 
     def flush(self, *, is_cut: bool = False) -> list[Part]:
         """Give all that is left when the answer ends, or `is_cut` short wherever it is."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence as Tokens
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from inference.detokenizer import Detokenizer, token_bytes
@@ -284,6 +284,7 @@ def test_every_token_of_a_plain_answer_has_its_logprob(tokenizer: Any, tokens: l
     st.lists(st.sampled_from(["ab", "b", "a", "bca", "é", "🙂", " ", "c", "abc"]), min_size=1),
     st.sampled_from([("bc",), ("abca", "c"), ("é",), ("🙂 ", "aa"), ("zz",)]),
 )
+@example(["🙂", " ", "é"], ("é",))
 def test_what_a_stop_string_cuts_off_has_no_logprobs(
     tokenizer: Any, pieces: list[str], stop: tuple[str, ...]
 ) -> None:
