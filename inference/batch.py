@@ -130,7 +130,7 @@ class Batch:
         # What may come next depends on what has come. While the step is put under way, the guides
         # read the tokens behind which they stand.
         guides = [sequence.guide for sequence in self.rows]
-        mask = self._masks.filled_behind(guides, current.tokens, lambda: mx.async_eval(logits))
+        mask = self._masks.filled_behind(guides, current.told, lambda: mx.async_eval(logits))
         self._sampled = sampler.sample(logits, mask)
         mx.async_eval(self._sampled.arrays)
 
@@ -203,7 +203,7 @@ def _concatenated(a: Sampled, b: Sampled) -> Sampled:
     tokens = mx.concatenate([a.tokens, b.tokens])
     return Sampled(
         tokens,
-        mx.concatenate([a.is_nan, b.is_nan]),
+        mx.concatenate([a.told, b.told]),
         joined(a.logprobs, b.logprobs),
         joined(a.top_tokens, b.top_tokens),
         joined(a.top_logprobs, b.top_logprobs),
@@ -218,7 +218,7 @@ def _filtered(sampled: Sampled, keep: list[int]) -> Sampled:
 
     return Sampled(
         sampled.tokens[index],
-        sampled.is_nan[index],
+        sampled.told[index],
         kept(sampled.logprobs),
         kept(sampled.top_tokens),
         kept(sampled.top_logprobs),

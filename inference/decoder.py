@@ -8,7 +8,7 @@ again and again: a third of the step where the device is fast and the model smal
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,6 +50,9 @@ class CompiledDecoder(Decoder):
         self._worth = worth
         self._seen: OrderedDict[tuple[int, int, bool], int | Played] = OrderedDict()
         """By rows, size, and whether it is a batch: how many steps there were, or a recording."""
+        self._places: dict[tuple[int, tuple[int, ...]], _Places] = {}
+        """Where the next tokens of batches stand, by start and padding: what the device knows need
+        not be sent there. Where memory is shared, that costs more than to compute it."""
 
     def __call__(self, tokens: mx.array, cache: Cache) -> mx.array:
         kv.reserve(cache)
@@ -63,7 +66,7 @@ class CompiledDecoder(Decoder):
             self._seen.popitem(last=False)
         if isinstance(known, int):
             return super().__call__(tokens, cache)
-        return _played(known, tokens, cache)
+        return self._played(known, tokens, cache)
 
     def _recorded(self, is_batch: bool) -> Played:
         """A step that is recorded when it is first asked for."""
@@ -80,25 +83,28 @@ class CompiledDecoder(Decoder):
                 for keys, values in zip(rest[::2], rest[1::2], strict=True)
             ]
             logits = model(tokens[:, None], cache=layers)[:, -1, :]
-            return logits, *(array for layer in layers for array in layer.replaced)
+            replaced = (array for layer in layers for array in layer.replaced)
+            return logits, end + 1, offset + 1, *replaced
 
         recorded: Played = mx.compile(step)
         return recorded
 
-
-def _played(recorded: Played, tokens: mx.array, cache: Cache) -> mx.array:
-    first = cache[0]
-    padding = first.padding if isinstance(first, PaddedKVCache) else (0,)
-    start = kv.end(first)
-    places = [(start,), (start + 1,), tuple(padding), tuple(start - p for p in padding)]
-    arrays = [array for layer in cache for array in (layer.keys, layer.values)]
-    logits, *replaced = recorded(tokens, *map(kv.numbers, places), *arrays)
-    if replaced:
-        # The arrays from before are let go, so that the new ones can be made in their place.
-        for layer, keys, values in zip(cache, replaced[::2], replaced[1::2], strict=True):
-            layer.keys, layer.values = keys, values
-    kv.advance(cache)
-    return logits
+    def _played(self, recorded: Played, tokens: mx.array, cache: Cache) -> mx.array:
+        first = cache[0]
+        padding = tuple(first.padding) if isinstance(first, PaddedKVCache) else (0,)
+        start = kv.end(first)
+        places = self._places.pop((start, padding), None) or _Places.of(start, padding)
+        arrays = [array for layer in cache for array in (layer.keys, layer.values)]
+        logits, end, offset, *replaced = recorded(tokens, *places.arrays, *arrays)
+        if replaced:
+            # The arrays from before are let go, so that the new ones can be made in their place.
+            for layer, keys, values in zip(cache, replaced[::2], replaced[1::2], strict=True):
+                layer.keys, layer.values = keys, values
+        kv.advance(cache)
+        if len(self._places) >= self.MOST:  # of batches that are no more
+            self._places.clear()
+        self._places[start + 1, padding] = _Places(places.end, end, places.padding, offset)
+        return logits
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +119,16 @@ class _Places:
     """[B]."""
     offset: mx.array
     """[B]: how many tokens each row had."""
+
+    @classmethod
+    def of(cls, start: int, padding: Sequence[int]) -> _Places:
+        numbers = ([start], [start + 1], padding, [start - p for p in padding])
+        return cls(*(mx.array(list(some)) for some in numbers))
+
+    @property
+    def arrays(self) -> tuple[mx.array, ...]:
+        """In the order in which a recorded step takes them."""
+        return self.start, self.end, self.padding, self.offset
 
 
 class _Layer:

@@ -29,7 +29,7 @@ class MaskFiller:
     def filled_behind(
         self, guides: Guides, tokens: mx.array, meanwhile: Callable[[], None]
     ) -> mx.array | None:
-        """What may follow `tokens` ([B], under way), see `filled`.
+        """What may follow `tokens` ([B] int32, under way; -1 for none), see `filled`.
 
         `meanwhile` is done here: to start what the device does next takes the host some time too.
         Only then is it started, for the tokens must be read before. No other thread may wait for
@@ -42,14 +42,14 @@ class MaskFiller:
         try:
             meanwhile()
         finally:
-            words = filling.result()  # nobody touches a guide that is still at work
-        return mx.array(words)
+            mask = filling.result()  # nobody touches a guide that is still at work
+        return mask
 
-    def _accept_and_fill(self, guides: Guides, tokens: Any) -> np.ndarray:
+    def _accept_and_fill(self, guides: Guides, tokens: Any) -> mx.array | None:
         for guide, token in zip(guides, tokens, strict=True):
-            if guide is not None:
+            if guide is not None and token >= 0:
                 guide.accept(token)
-        return _filled(guides, self._vocab_size)
+        return filled(guides, self._vocab_size)
 
 
 def filled(guides: Guides, vocab_size: int) -> mx.array | None:
@@ -57,12 +57,10 @@ def filled(guides: Guides, vocab_size: int) -> mx.array | None:
 
     None when no row has one.
     """
-    return mx.array(_filled(guides, vocab_size)) if any(guides) else None
-
-
-def _filled(guides: Guides, vocab_size: int) -> np.ndarray:
+    if not any(guides):
+        return None
     mask = np.full((len(guides), (vocab_size + 31) // 32), -1, np.int32)
     for row, guide in enumerate(guides):
         if guide is not None:
             guide.fill(mask, row)
-    return mask.view(np.uint32)
+    return mx.array(mask.view(np.uint32))

@@ -37,7 +37,7 @@ class PaddedKVCache(BatchKVCache):  # type: ignore[misc]
     @property
     def left_padding(self) -> mx.array:
         """What each row begins with that is not its own: [B] int32, the same for all layers."""
-        return numbers(tuple(self.padding))
+        return _numbers(tuple(self.padding))
 
     @left_padding.setter
     def left_padding(self, _: mx.array) -> None:
@@ -46,7 +46,7 @@ class PaddedKVCache(BatchKVCache):  # type: ignore[misc]
     @property
     def offset(self) -> mx.array:
         """How many tokens each row has: [B] int32, the same for all layers."""
-        return numbers(tuple(self._idx - p for p in self.padding))
+        return _numbers(tuple(self._idx - p for p in self.padding))
 
     @offset.setter
     def offset(self, _: mx.array) -> None:
@@ -56,7 +56,7 @@ class PaddedKVCache(BatchKVCache):  # type: ignore[misc]
         """None where every row sees all that is there, "causal" where a prompt is computed."""
         is_plain = not (return_array or kwargs.get("window_size") is not None)
         if is_plain and N == 1 and self.is_ragged and any(self.padding):
-            return Ragged(self.left_padding, numbers((self._idx + 1,)))
+            return Ragged(self.left_padding, _numbers((self._idx + 1,)))
         if any(self.padding) or not is_plain:
             mask = super().make_mask(N, return_array=return_array, **kwargs)
             return mask | self._is_self(N) if N > 1 else mask
@@ -105,7 +105,7 @@ class PaddedKVCache(BatchKVCache):  # type: ignore[misc]
 
 
 @functools.lru_cache(256)
-def numbers(values: tuple[int, ...]) -> mx.array:
+def _numbers(values: tuple[int, ...]) -> mx.array:
     """Numbers of the host's as an int32 array, made once: all layers ask for the same ones."""
     return mx.array(values)
 

@@ -396,9 +396,7 @@ class Runner:
     def _step(self, batch: Batch) -> Step:
         rows = list(batch.rows)
         sampled = batch.step()
-        tokens: Any = sampled.tokens.tolist()
-        is_nan: Any = sampled.is_nan.tolist()
-        tokens = [-1 if bad else token for token, bad in zip(tokens, is_nan, strict=True)]
+        tokens: Any = sampled.told.tolist()
         logprobs = self._logprobs(rows, sampled, tokens)
         return list(zip(rows, tokens, logprobs, strict=True))
 

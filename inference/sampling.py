@@ -37,9 +37,9 @@ class Sampled:
     """The arrays of one step, perhaps not yet computed. B rows, k = `MAX_TOP_LOGPROBS`."""
 
     tokens: mx.array
-    """[B] uint32."""
-    is_nan: mx.array
-    """[B]; where the model gave no numbers, and the token means nothing."""
+    """[B] uint32, for the model."""
+    told: mx.array
+    """[B] int32, for the host: the same, or -1 where the model gave no numbers."""
     logprobs: mx.array | None = None
     """[B] float32, when a row asked for log-probabilities."""
     top_tokens: mx.array | None = None
@@ -48,7 +48,7 @@ class Sampled:
 
     @property
     def arrays(self) -> list[mx.array]:
-        found = (self.tokens, self.is_nan, self.logprobs, self.top_tokens, self.top_logprobs)
+        found = (self.tokens, self.told, self.logprobs, self.top_tokens, self.top_logprobs)
         return [a for a in found if a is not None]
 
 
@@ -93,13 +93,15 @@ class Sampler:
             adjusted = mx.where(_bits(mask, self._vocab_size), adjusted, -mx.inf)
         tokens = self._chosen(adjusted)
         is_nan = mx.isnan(mx.take_along_axis(logits, tokens[:, None], axis=-1)[:, 0])
+        # One array for the host to read: each that it looks at has to come over.
+        told = mx.where(is_nan, -1, tokens.astype(mx.int32))
         if not self._telling:
-            return Sampled(tokens, is_nan)
+            return Sampled(tokens, told)
         if len(self._telling) == logits.shape[0]:
-            return Sampled(tokens, is_nan, *_logprobs(tokens, logits))
+            return Sampled(tokens, told, *_logprobs(tokens, logits))
         telling = mx.array(self._telling)
-        told = _logprobs(tokens[telling], logits[telling])
-        return Sampled(tokens, is_nan, *(_spread(x, telling, logits.shape[0]) for x in told))
+        of_these = _logprobs(tokens[telling], logits[telling])
+        return Sampled(tokens, told, *(_spread(x, telling, logits.shape[0]) for x in of_these))
 
     def _chosen(self, logits: mx.array) -> mx.array:
         if len(self._drawing) == logits.shape[0]:
