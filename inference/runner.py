@@ -98,6 +98,8 @@ SHORT = 512
 
 More are computed without their logits, which take a vocabulary of memory for each token, and the
 last one after them."""
+MANY = 32
+"""Rows up to which a batch is planned for at load."""
 WORTH_SHARING = 16
 """Tokens computed anew that make a prompt worth keeping before its answer is complete."""
 
@@ -268,7 +270,7 @@ class Runner:
         return logits
 
     def warm_up(self, max_tokens: int = 2048) -> None:
-        """Plan the shapes of short prompts, so that the first clients do not wait for it.
+        """Plan the shapes of short prompts and of batches, so that no client waits for it.
 
         And sample once greedily and once by every rule, which compiles what they need.
         """
@@ -282,6 +284,11 @@ class Runner:
                 for num_tokens in (32, 64, 128, 256, 512):
                     if num_rows * num_tokens <= max_tokens:
                         mx.eval(self._computed([[0] * num_tokens] * num_rows)[1])
+            decoder = Decoder(self.model)
+            for num_rows in range(2, MANY + 1):
+                cache = kv.empty(make_prompt_cache(self.model), [1] + [0] * (num_rows - 1))
+                for _ in range(2):  # until each row has begun
+                    mx.eval(decoder(mx.zeros(num_rows, mx.uint32), cache))
 
     def _prefill_chunk(self, sequences: list[Sequence], max_tokens: int) -> Arrivals | None:
         """Compute a chunk of the first one's prompt, which the others share."""

@@ -352,7 +352,19 @@ def test_known_shapes_change_nothing_but_what_is_computed_again(
     model: Any, tokenizer: Any, words: list[int]
 ) -> None:
     runner = make_runner(model, tokenizer, is_planned=True)
+    seen = set()
+
+    class Watched:
+        layers = model.layers
+
+        def __call__(self, tokens: mx.array, cache: Any) -> Any:
+            seen.add(tokens.shape)
+            return model(tokens, cache=cache)
+
+    runner.model = Watched()
     runner.warm_up(max_tokens=64)
+    runner.model = model
+    assert seen == {(1, 32), (1, 64), (2, 32), *((rows, 1) for rows in range(2, 33))}
     first = greedy(words[:70])
     said = answers(runner, tokenizer, [first])[0]
     assert said == solo(model, tokenizer, first)
