@@ -65,6 +65,9 @@ class Sampler:
         self._is_penalised = any(_is_penalised(p) for p in params)
         self._telling = [i for i, p in enumerate(params) if p.top_logprobs is not None]
         self._bias = _bias(params, vocab_size)
+        # Numbers of the host's that each step needs are sent to the device once.
+        self._none = mx.array(-1, mx.int32)
+        self._unpacking: tuple[mx.array, mx.array, mx.array] | None = None
         self._counts: mx.array
         self._positions: np.ndarray
         if self._drawing:
@@ -90,11 +93,11 @@ class Sampler:
         if self._is_penalised:
             adjusted = self._penalised(adjusted)
         if mask is not None:
-            adjusted = mx.where(_bits(mask, self._vocab_size), adjusted, -mx.inf)
+            adjusted = self._masked(adjusted, mask)
         tokens = self._chosen(adjusted)
         is_nan = mx.isnan(mx.take_along_axis(logits, tokens[:, None], axis=-1)[:, 0])
         # One array for the host to read: each that it looks at has to come over.
-        told = mx.where(is_nan, -1, tokens.astype(mx.int32))
+        told = mx.where(is_nan, self._none, tokens.astype(mx.int32))
         if not self._telling:
             return Sampled(tokens, told)
         if len(self._telling) == logits.shape[0]:
@@ -102,6 +105,17 @@ class Sampler:
         telling = mx.array(self._telling)
         of_these = _logprobs(tokens[telling], logits[telling])
         return Sampled(tokens, told, *(_spread(x, telling, logits.shape[0]) for x in of_these))
+
+    def _masked(self, logits: mx.array, mask: mx.array) -> mx.array:
+        """`logits` where `mask` has its bit set, lowest bit first, and -inf elsewhere."""
+        if self._unpacking is None:
+            one = mx.array(1, mx.uint8)
+            self._unpacking = mx.arange(8, dtype=mx.uint8), one, mx.array(-mx.inf, logits.dtype)
+        places, one, nothing = self._unpacking
+        # In bytes: a quarter of what the same takes in words.
+        bits = (mask.view(mx.uint8)[:, :, None] >> places) & one
+        may = bits.reshape(mask.shape[0], -1)[:, : self._vocab_size].astype(mx.bool_)
+        return mx.where(may, logits, nothing)
 
     def _chosen(self, logits: mx.array) -> mx.array:
         if len(self._drawing) == logits.shape[0]:
@@ -183,13 +197,6 @@ class Sampler:
         repeated = mx.where(logits > 0, logits / self._repetition, logits * self._repetition)
         logits = mx.where(seen, repeated, logits)
         return logits - self._frequency * self._counts - self._presence * (self._counts > 0)
-
-
-def _bits(mask: mx.array, vocab_size: int) -> mx.array:
-    """Unpack a bitmask: [B, words] to [B, vocabulary] booleans, lowest bit first."""
-    # In bytes: a quarter of what the same takes in words.
-    bits = (mask.view(mx.uint8)[:, :, None] >> mx.arange(8, dtype=mx.uint8)) & 1
-    return bits.reshape(mask.shape[0], -1)[:, :vocab_size].astype(mx.bool_)
 
 
 def _draws(params: SamplingParams) -> bool:
