@@ -24,6 +24,8 @@ import mlx.core as mx
 
 FEW = 256
 """Queries, at most, for which plain products are cheap."""
+WIDEST = 128
+"""Numbers of a head, at most, for which cuDNN has an attention."""
 LONGEST_PART = 528
 """Keys for one block of threads, two steps of a growing cache. More are shared out."""
 MAX_PARTS = 32
@@ -310,6 +312,13 @@ class CudaAttention:
         return self._causal
 
 
+def is_planned(queries: mx.array, values: mx.array) -> bool:
+    """Whether cuDNN takes such heads; what it does not take, MLX computes in plain products."""
+    widths = queries.shape[-1], values.shape[-1]
+    is_half = queries.dtype in (mx.bfloat16, mx.float16)
+    return is_half and all(width % 8 == 0 and width <= WIDEST for width in widths)
+
+
 def install(model: Any, attention: CudaAttention) -> Callable[[], None]:
     """Let a model's layers attend by a `CudaAttention`, where it is asked to.
 
@@ -349,7 +358,7 @@ def _through(attention: CudaAttention, given: Callable[..., mx.array]) -> Callab
         is_causal = isinstance(mask, str) and isinstance(keys, mx.array) and sinks is None
         if is_causal and queries.shape[2] <= FEW and queries.shape[2] < keys.shape[2]:
             return attention.few(queries, keys, values, scale)
-        if is_causal:
+        if is_causal and is_planned(queries, values):
             return attention.causal(queries, keys, values, scale)
         return given(queries, keys, values, cache=cache, scale=scale, mask=mask, sinks=sinks)
 

@@ -166,7 +166,7 @@ def load(options: LoadOptions) -> LoadedModel:
     window = options.context_window or _context_window(options.folder, tokenizer)
     runner.warm_up()
     if attention:
-        attention.plan(runner.shapes.planned(min(window, PLANNED)))
+        _plan(attention, runner.shapes.planned(min(window, PLANNED)))
     budget = memory.Budget(limit, mx.get_active_memory() + limit // 20, layers)
     if options.is_forced and budget.max_tokens(window) < window:
         log.warning("the model may not fit into memory: nothing is refused for want of it")
@@ -269,6 +269,14 @@ def _attend_on_cuda(mx: Any, model: Any, vocab_size: int) -> CudaAttention | Non
     undo()
     PaddedKVCache.is_ragged = False
     return None
+
+
+def _plan(attention: CudaAttention, shapes: list[tuple[int, int]]) -> None:
+    """Have attention planned. What cannot be planned is found out when it is asked for."""
+    try:
+        attention.plan(shapes)
+    except Exception as error:  # out of memory, or of what a library knows
+        log.info("long prompts are not planned for: %s", error)
 
 
 def _return_large_blocks() -> None:

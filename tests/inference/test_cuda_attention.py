@@ -174,6 +174,17 @@ def test_every_chunk_of_many_tokens_is_one_of_those_planned(
         start, step = start + chunk, step + 1
 
 
+def test_only_what_cudnn_takes_is_planned_for() -> None:
+    def heads(width: int, dtype: mx.Dtype = mx.bfloat16) -> mx.array:
+        return mx.zeros((1, 2, 4, width), dtype)
+
+    assert cuda_attention.is_planned(heads(128), heads(64))
+    assert cuda_attention.is_planned(heads(128, mx.float16), heads(128))
+    assert not cuda_attention.is_planned(heads(128, mx.float32), heads(128))
+    assert not cuda_attention.is_planned(heads(256), heads(256))
+    assert not cuda_attention.is_planned(heads(64), heads(132))
+
+
 def test_what_was_asked_for_once_is_planned() -> None:
     class Planned(CudaAttention):
         asked: ClassVar[list[tuple[int, ...]]] = []
