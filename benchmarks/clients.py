@@ -76,6 +76,7 @@ class Sent:
     """A request that is over, with its answer as it came: to read it now would hold others up."""
 
     began: float
+    ended: float
     received: list[tuple[float, bytes]]
     how: str
 
@@ -119,13 +120,15 @@ class Target:
             how = "reset"
         if exchange.received:
             exchange.close()
-        return Sent(began, exchange.received, how)
+        received = exchange.received
+        ended = received[-1][0] if received else time.perf_counter()
+        return Sent(began, ended, received, how)
 
     def read(self, sent: Sent) -> Json:
         """What an answer was, and when its tokens came."""
         received, how = sent.received, sent.how
         found: Json = {"began": sent.began - self.epoch, "status": how, "times": [], "text": ""}
-        found["ended"] = (received[-1][0] if received else time.perf_counter()) - self.epoch
+        found["ended"] = sent.ended - self.epoch
         raw = b"".join(data for _, data in received)
         # mlx_lm.server writes comments before its head while a long prompt is computed.
         head_at = raw.find(b"HTTP/1.")

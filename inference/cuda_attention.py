@@ -24,6 +24,8 @@ import mlx.core as mx
 
 FEW = 256
 """Queries, at most, for which plain products are cheap."""
+MOST_SCORES = 2**21
+"""Scores of a head, at most, that are made for them: memory that nobody has reckoned with."""
 WIDEST = 128
 """Numbers of a head, at most, for which cuDNN has an attention."""
 LONGEST_PART = 528
@@ -186,9 +188,11 @@ class Ragged:
 
 
 class CudaAttention:
-    """Both kinds. The kernels are compiled when they are first used."""
+    """All three kinds. The kernels are compiled when they are first used."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, has_cudnn: bool = True) -> None:
+        """`has_cudnn` where cuDNN has an attention for this device."""
+        self._has_cudnn = has_cudnn
         self._scales: dict[float, mx.array] = {}
         self._kinds: set[tuple[int, int, int, mx.Dtype, float]] = set()
         """Of causal attention that was asked for: heads, width, groups, type, scale."""
@@ -229,7 +233,8 @@ class CudaAttention:
         """Attend from `queries` ([B, H, 1, D]) to `keys` and `values` ([B, H_kv, N, D]).
 
         `new` ([B, H_kv, 1, D] each) are those of the last position, which are written into `keys`
-        and `values`, whatever stood there: these must be nobody else's. None where they have them.
+        and `values`, whatever stood there: these must be nobody else's. None where they stand there
+        already.
 
         Gives [B, H, 1, D]. D is a multiple of 64 up to 256, and the numbers of a key lie side by
         side. Raises `ValueError` for another D.
@@ -296,6 +301,13 @@ class CudaAttention:
         arrays = map(mx.contiguous, (queries, keys, values))
         return mx.fast.scaled_dot_product_attention(*arrays, scale=scale, mask="causal")
 
+    def is_planned(self, queries: mx.array, values: mx.array) -> bool:
+        """Whether cuDNN takes such heads; what it does not take, MLX computes in plain products."""
+        widths = queries.shape[-1], values.shape[-1]
+        is_half = queries.dtype in (mx.bfloat16, mx.float16)
+        fits = all(width % 8 == 0 and width <= WIDEST for width in widths)
+        return self._has_cudnn and is_half and fits
+
     def plan(self, shapes: Iterable[tuple[int, int]]) -> None:
         """Have planned what comes, `shapes` of so many queries and so many keys."""
         for num_queries, num_keys in shapes:
@@ -312,11 +324,8 @@ class CudaAttention:
         return self._causal
 
 
-def is_planned(queries: mx.array, values: mx.array) -> bool:
-    """Whether cuDNN takes such heads; what it does not take, MLX computes in plain products."""
-    widths = queries.shape[-1], values.shape[-1]
-    is_half = queries.dtype in (mx.bfloat16, mx.float16)
-    return is_half and all(width % 8 == 0 and width <= WIDEST for width in widths)
+def _are_few(num_queries: int, num_keys: int) -> bool:
+    return num_queries < num_keys and num_queries <= min(FEW, MOST_SCORES // num_keys)
 
 
 def install(model: Any, attention: CudaAttention) -> Callable[[], None]:
@@ -356,9 +365,9 @@ def _through(attention: CudaAttention, given: Callable[..., mx.array]) -> Callab
             new = getattr(cache, "new", None)
             return attention.ragged(queries, keys, values, scale, mask, new)
         is_causal = isinstance(mask, str) and isinstance(keys, mx.array) and sinks is None
-        if is_causal and queries.shape[2] <= FEW and queries.shape[2] < keys.shape[2]:
+        if is_causal and _are_few(queries.shape[2], keys.shape[2]):
             return attention.few(queries, keys, values, scale)
-        if is_causal and is_planned(queries, values):
+        if is_causal and attention.is_planned(queries, values):
             return attention.causal(queries, keys, values, scale)
         return given(queries, keys, values, cache=cache, scale=scale, mask=mask, sinks=sinks)
 

@@ -7,6 +7,8 @@ again and again: a third of the step where the device is fast and the model smal
 
 from __future__ import annotations
 
+import logging
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,8 +20,15 @@ from inference import rows as kv
 from inference.cuda_attention import Ragged
 from inference.rows import Cache, PaddedKVCache
 
+Shape = tuple[int, int, bool]
+"""The rows of a step, the size of its caches, and whether they are those of a batch."""
 Played = Callable[..., tuple[mx.array, ...]]
 """A step that was recorded."""
+MOST_CARRIED = 64
+"""Steps after which places are sent anew: no model need ask for all of them, and what nobody asks
+for would grow by a link with every token."""
+
+log = logging.getLogger(__name__)
 
 
 class Decoder:
@@ -33,23 +42,33 @@ class Decoder:
         logits: mx.array = self._model(tokens[:, None], cache=cache)[:, -1, :]
         return logits
 
+    def forget(self) -> None:
+        """Let go of what was known of steps that failed."""
+
 
 class CompiledDecoder(Decoder):
     """The same logits from steps that are recorded, for models all of whose layers are `KVCache`s.
 
     A recording holds for one number of rows and one size of the caches, and takes as long as a
     dozen steps. So only what goes on is recorded, and only so many recordings are kept.
+
+    Attention may write into the caches of a batch, which nothing in MLX knows of. Therefore each
+    step must be put under way before the next is asked for.
     """
 
     MOST = 24
     """Recordings that are kept; each takes about a megabyte."""
+    MOST_COUNTED = 256
+    """Shapes whose steps are counted."""
 
     def __init__(self, model: Any, *, worth: int = 8) -> None:
         """After `worth` steps of one shape, the next are taken to be of it too."""
         super().__init__(model)
-        self._worth = worth
-        self._seen: OrderedDict[tuple[int, int, bool], int | Played] = OrderedDict()
-        """By rows, size, and whether it is a batch: how many steps there were, or a recording."""
+        self._worth: float = worth
+        self._num_steps: OrderedDict[Shape, int] = OrderedDict()
+        """How many steps there were of shapes without a recording."""
+        self._recordings: OrderedDict[Shape, Played] = OrderedDict()
+        """The one that was used last comes last."""
         self._places: dict[tuple[int, tuple[int, ...]], _Places] = {}
         """Where the next tokens of batches stand, by start and padding: what the device knows need
         not be sent there. Where memory is shared, that costs more than to compute it."""
@@ -58,15 +77,31 @@ class CompiledDecoder(Decoder):
         kv.reserve(cache)
         is_batch = isinstance(cache[0], PaddedKVCache)
         shape = (tokens.shape[0], cache[0].keys.shape[2], is_batch)
-        known = self._seen.pop(shape, 0)
-        if isinstance(known, int):
-            known = known + 1 if known < self._worth else self._recorded(is_batch)
-        self._seen[shape] = known
-        if len(self._seen) > self.MOST:
-            self._seen.popitem(last=False)
-        if isinstance(known, int):
-            return super().__call__(tokens, cache)
-        return self._played(known, tokens, cache)
+        if recording := self._recordings.get(shape):
+            self._recordings.move_to_end(shape)
+            return self._played(recording, tokens, cache)
+        num_steps = self._num_steps.pop(shape, 0)
+        if num_steps >= self._worth:
+            recording = self._recorded(is_batch)
+            try:
+                logits = self._played(recording, tokens, cache)
+            except Exception as error:  # what a model's code makes of such caches
+                log.warning("this model's steps cannot be recorded: %s", error)
+                self._worth = math.inf
+                return super().__call__(tokens, cache)
+            _keep(self._recordings, shape, recording, self.MOST)
+            return logits
+        _keep(self._num_steps, shape, num_steps + 1, self.MOST_COUNTED)
+        return super().__call__(tokens, cache)
+
+    @property
+    def has_given_up(self) -> bool:
+        """Whether a step could not be recorded, after which none is."""
+        return self._worth == math.inf
+
+    def forget(self) -> None:
+        """Let go of what was known of steps that failed."""
+        self._places.clear()
 
     def _recorded(self, is_batch: bool) -> Played:
         """A step that is recorded when it is first asked for."""
@@ -93,7 +128,9 @@ class CompiledDecoder(Decoder):
         first = cache[0]
         padding = tuple(first.padding) if isinstance(first, PaddedKVCache) else (0,)
         start = kv.end(first)
-        places = self._places.pop((start, padding), None) or _Places.of(start, padding)
+        places = self._places.pop((start, padding), None)
+        if places is None or start % MOST_CARRIED == 0:
+            places = _Places.of(start, padding)
         arrays = [array for layer in cache for array in (layer.keys, layer.values)]
         logits, end, offset, *replaced = recorded(tokens, *places.arrays, *arrays)
         if replaced:
@@ -105,6 +142,12 @@ class CompiledDecoder(Decoder):
             self._places.clear()
         self._places[start + 1, padding] = _Places(places.end, end, places.padding, offset)
         return logits
+
+
+def _keep(kept: OrderedDict[Shape, Any], shape: Shape, value: Any, most: int) -> None:
+    kept[shape] = value
+    if len(kept) > most:
+        kept.popitem(last=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,7 @@ from parts import InvalidRequest, Message, ModelCard, Prompt, SamplingParams, Un
 if TYPE_CHECKING:
     from inference.cuda_attention import CudaAttention
     from inference.prefix_folder import PrefixFolder
+    from inference.runner import Runner
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +46,8 @@ MAX_REASON = 200
 """Characters of what a library says."""
 DEFAULT_CONTEXT = 8192
 """Tokens, for a model that does not say how many it can read."""
+HOPPER = 9
+"""The compute capability of devices that were measured; smaller ones hold less at once."""
 PLANNED = 16_384
 """Tokens of a prompt whose chunks are planned for at load, where that takes time."""
 
@@ -159,6 +162,7 @@ def load(options: LoadOptions) -> LoadedModel:
         shapes=Shapes(
             is_planned=mx.cuda.is_available(),
             few=cuda_attention.FEW if attention else 0,
+            grid=512 if attention else 256,
         ),
         max_logits_bytes=limit // 40,
         max_padding_bytes=min(limit // 10, 2**31),
@@ -166,7 +170,7 @@ def load(options: LoadOptions) -> LoadedModel:
     window = options.context_window or _context_window(options.folder, tokenizer)
     runner.warm_up()
     if attention:
-        _plan(attention, runner.shapes.planned(min(window, PLANNED)))
+        _plan(attention, runner, min(window, PLANNED))
     budget = memory.Budget(limit, mx.get_active_memory() + limit // 20, layers)
     if options.is_forced and budget.max_tokens(window) < window:
         log.warning("the model may not fit into memory: nothing is refused for want of it")
@@ -225,15 +229,18 @@ def _set_up_cuda(mx: Any) -> None:
     """Tell MLX how to use CUDA, in the environment, which it reads with its first stream."""
     if not mx.cuda.is_available():
         return
-    for name, value in (
-        # MLX counts the shapes that it has planned for, and fails for good after hundreds.
-        ("MLX_ENABLE_CACHE_THRASHING_CHECK", "0"),
-        ("MLX_CUDA_SDPA_CACHE_SIZE", "1024"),
+    # MLX counts the shapes that it has planned for, and fails for good after hundreds.
+    chosen = {"MLX_ENABLE_CACHE_THRASHING_CHECK": "0", "MLX_CUDA_SDPA_CACHE_SIZE": "1024"}
+    if _capability(mx) == HOPPER:
         # Work is handed to the device in pieces, each of which costs the host something.
-        ("MLX_MAX_OPS_PER_BUFFER", "100"),
-        ("MLX_MAX_MB_PER_BUFFER", "1000"),
-    ):
+        chosen |= {"MLX_MAX_OPS_PER_BUFFER": "100", "MLX_MAX_MB_PER_BUFFER": "1000"}
+    for name, value in chosen.items():
         os.environ.setdefault(name, value)
+
+
+def _capability(mx: Any) -> int:
+    """The first number of a CUDA device's compute capability; 0 where there is none."""
+    return int(mx.device_info().get("compute_capability_major", 0))
 
 
 def _prepare_device(mx: Any) -> None:
@@ -260,7 +267,7 @@ def _attend_on_cuda(mx: Any, model: Any, vocab_size: int) -> CudaAttention | Non
     PaddedKVCache.is_ragged = False
     if not mx.cuda.is_available():
         return None
-    attention = cuda_attention.CudaAttention()
+    attention = cuda_attention.CudaAttention(has_cudnn=_capability(mx) >= 8)
     undo = cuda_attention.install(model, attention)
     PaddedKVCache.is_ragged = True
     if self_test.run(model, vocab_size, level=logging.DEBUG) == (True, True):
@@ -271,12 +278,13 @@ def _attend_on_cuda(mx: Any, model: Any, vocab_size: int) -> CudaAttention | Non
     return None
 
 
-def _plan(attention: CudaAttention, shapes: list[tuple[int, int]]) -> None:
-    """Have attention planned. What cannot be planned is found out when it is asked for."""
+def _plan(attention: CudaAttention, runner: Runner, longest: int) -> None:
+    """Have planned what takes long to plan. What cannot be is found out when it is asked for."""
     try:
-        attention.plan(shapes)
+        attention.plan(runner.shapes.planned(longest))
+        runner.plan_batches()
     except Exception as error:  # out of memory, or of what a library knows
-        log.info("long prompts are not planned for: %s", error)
+        log.info("not all is planned for: %s", error)
 
 
 def _return_large_blocks() -> None:

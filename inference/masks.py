@@ -31,9 +31,10 @@ class MaskFiller:
     ) -> mx.array | None:
         """What may follow `tokens` ([B] int32, under way; -1 for none), see `filled`.
 
-        `meanwhile` is done here: to start what the device does next takes the host some time too.
-        Only then is it started, for the tokens must be read before. No other thread may wait for
-        them: an array is not to be looked at while what follows from it is put under way.
+        Where a row has a guide, `meanwhile` is done on this thread: to start what the device does
+        next takes the host some time too. It is done when the tokens have been read. The other
+        thread may not wait for them: an array is not to be looked at while what follows from it is
+        put under way.
         """
         if not any(guides):
             return None

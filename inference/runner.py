@@ -1,4 +1,4 @@
-"""The runner is everything that touches MLX while serving; it lives and dies on the GPU thread.
+"""The runner is what computes by MLX while serving; it lives and dies on the GPU thread.
 
 It does what it is told: which sequence is next, and what a failure means, is decided elsewhere.
 Nothing here waits for the device but `decode`, and a chunk of a prompt for the chunk before it.
@@ -45,9 +45,9 @@ class Shapes:
 
     is_planned: bool = False
     few: int = 0
-    """Tokens, at most, that are not planned for: any context may stand before them."""
-    grid: int = 512
-    """Tokens of the smallest chunk that is."""
+    """Tokens, at most, that attend without a plan: any context may stand before them."""
+    grid: int = 256
+    """Tokens of the smallest chunk whose attention is planned."""
 
     def tokens(self, number: int) -> int:
         """What so many tokens of a short prompt are rounded up to."""
@@ -65,14 +65,16 @@ class Shapes:
         """How many tokens of a long prompt come next, of which `start` are computed and `left` not.
 
         Where shapes are planned, as many as divide `start`: so a context of any length is made of
-        few shapes. And not many more than there are, for which the last chunk is filled up.
+        few shapes. And not many more than there are, for which the last chunk is filled up. What
+        needs no plan leads to where such a chunk may begin, or goes on where less is asked for.
         """
         if not self.is_planned:
             return number
-        if to_grid := -start % self.grid:
-            return min(to_grid, self.few or to_grid)
-        if number < self.grid and self.few:
-            return 1 << (min(number, self.few).bit_length() - 1)
+        to_grid = -start % self.grid
+        if self.few and (to_grid or number < self.grid):
+            return min(1 << (min(number, self.few).bit_length() - 1), to_grid or self.few)
+        if to_grid:
+            return to_grid
         fitting = [size for size in self._sizes if size <= number and start % size == 0]
         return max((size for size in fitting if 3 * size <= 4 * left), default=self.grid)
 
@@ -84,6 +86,7 @@ class Shapes:
 
     def planned(self, longest: int) -> list[tuple[int, int]]:
         """The chunks that a prompt of up to so many tokens is made of, each with its context."""
+        longest = -(-longest // self._sizes[-1]) * self._sizes[-1]  # the last one is filled up
         ends = [(size, end) for size in self._sizes for end in range(size, longest + 1, size)]
         return ends if self.is_planned else []
 
@@ -270,7 +273,7 @@ class Runner:
         return logits
 
     def warm_up(self, max_tokens: int = 2048) -> None:
-        """Plan the shapes of short prompts and of batches, so that no client waits for it.
+        """Plan the shapes of short prompts, so that the first clients do not wait for it.
 
         And sample once greedily and once by every rule, which compiles what they need.
         """
@@ -284,11 +287,17 @@ class Runner:
                 for num_tokens in (32, 64, 128, 256, 512):
                     if num_rows * num_tokens <= max_tokens:
                         mx.eval(self._computed([[0] * num_tokens] * num_rows)[1])
-            decoder = Decoder(self.model)
-            for num_rows in range(2, MANY + 1):
-                cache = kv.empty(make_prompt_cache(self.model), [1] + [0] * (num_rows - 1))
-                for _ in range(2):  # until each row has begun
-                    mx.eval(decoder(mx.zeros(num_rows, mx.uint32), cache))
+
+    def plan_batches(self) -> None:
+        """Have a step planned for every likely number of rows for which there is room."""
+        decoder = Decoder(self.model)
+        for num_rows in range(2, MANY + 1):
+            cache = kv.empty(make_prompt_cache(self.model), [1] + [0] * (num_rows - 1))
+            for _ in range(2):  # until each row has begun
+                mx.eval(decoder(mx.zeros(num_rows, mx.uint32), cache))
+            num_bytes = sum(layer.nbytes for layer in cache)
+            if num_bytes * (num_rows + 1) > self._max_padding_bytes * num_rows:
+                break
 
     def _prefill_chunk(self, sequences: list[Sequence], max_tokens: int) -> Arrivals | None:
         """Compute a chunk of the first one's prompt, which the others share."""
@@ -444,6 +453,7 @@ class Runner:
 
     def reset(self) -> None:
         """Forget the batch, after a step that failed."""
+        self._decoder.forget()
         self._batches.clear()
         self._arrivals, self._under_way = None, []
         mx.clear_cache()

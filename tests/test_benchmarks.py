@@ -195,14 +195,14 @@ def test_an_answer_reads_the_same_however_it_is_cut(is_chunked: bool, cuts: list
     target = clients.Target({"host": "", "port": 0})
     target.epoch = 0.0
     received = list(pieces(wire(is_chunked=is_chunked), cuts))
-    found = target.read(clients.Sent(0.0, received, "done"))
+    found = target.read(clients.Sent(0.0, received[-1][0], received, "done"))
     assert found["status"] == 200
     assert found["text"] == "wa wo"
     assert (found["prompt_tokens"], found["completion_tokens"]) == (3, 2)
     assert len(found["times"]) == 3 and found["times"] == sorted(found["times"])
     assert found["times"][-1] <= found["ended"] == len(received) - 1
     some = [(0.0, wire(is_chunked=is_chunked)[:-40])]
-    cut_short = target.read(clients.Sent(0.0, some, "done"))
+    cut_short = target.read(clients.Sent(0.0, 0.0, some, "done"))
     assert cut_short["status"] == "cut"
 
 

@@ -363,8 +363,14 @@ def test_known_shapes_change_nothing_but_what_is_computed_again(
 
     runner.model = Watched()
     runner.warm_up(max_tokens=64)
+    assert seen == {(1, 32), (1, 64), (2, 32)}
+    runner.plan_batches()
+    assert seen > {(rows, 1) for rows in range(2, 33)}
+    seen.clear()
+    runner._max_padding_bytes = 5 * 256 * 6 * 2 * 2 * 64 * 4  # rows, room, layers, both, …
+    runner.plan_batches()
+    assert seen == {(rows, 1) for rows in range(2, 6)}
     runner.model = model
-    assert seen == {(1, 32), (1, 64), (2, 32), *((rows, 1) for rows in range(2, 33))}
     first = greedy(words[:70])
     said = answers(runner, tokenizer, [first])[0]
     assert said == solo(model, tokenizer, first)

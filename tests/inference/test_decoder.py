@@ -196,3 +196,21 @@ def test_a_batch_shares_nothing_with_what_is_kept_of_its_prompts(
         np.array(layer.keys, copy=False)[:] = np.array(layer.values, copy=False)[:] = 9
     after = [np.array(array) for pair in arrays for array in pair]
     assert all(map(np.array_equal, before, after))
+
+
+def test_a_model_whose_steps_cannot_be_recorded_is_asked_in_the_plain_way(loaded: Runner) -> None:
+    class Moody(Counted):
+        """A model that goes by a number that nobody knows while it is recorded."""
+
+        def __call__(self, tokens: mx.array, cache: Any) -> Any:
+            if tokens.shape[0] == 2:
+                int(mx.array(cache[0].offset).max())
+            return super().__call__(tokens, cache)
+
+    model = Moody(loaded.model)
+    decoder = CompiledDecoder(model, worth=1)
+    here, there = caches(loaded.model, 2), caches(loaded.model, 2)
+    for tokens in (mx.array([5, 6]), mx.array([7, 8]), mx.array([9, 5])):
+        wanted = loaded.model(tokens[:, None], cache=there)[:, -1]
+        assert mx.array_equal(decoder(tokens, here), wanted)
+    assert decoder.has_given_up
