@@ -84,19 +84,20 @@ class Terminal:
 class Tmux:
     """`server.py` in tmux, which draws what it is sent as a terminal does, long lines wrapped."""
 
+    END = "(end)"
+
     def __init__(self, argv: list[str], cwd: Path, env: Mapping[str, str]) -> None:
         self._socket = cwd / "tmux"
         words = [f"{name}={text}" for name, text in env.items()]
-        self._run(
-            *("start-server", ";", "set-option", "-g", "remain-on-exit", "on", ";"),
-            *("new-session", "-d", "-x", str(COLUMNS), "-y", "60"),
-            shlex.join(["env", *words, sys.executable, str(ROOT / "server.py"), *argv]),
-        )
+        program = shlex.join(["env", *words, sys.executable, str(ROOT / "server.py"), *argv])
+        # What is drawn when a program has ended need not be all that it said.
+        command = f"{program}; echo {shlex.quote(self.END)}; exec sleep 600"
+        self._run("new-session", "-d", "-x", str(COLUMNS), "-y", "60", command)
 
     def end(self) -> list[str]:
         """Wait until all that the program said is drawn. Returns the rows."""
         drawn = ("capture-pane", "-p", "-S", "-")
-        wait_until(lambda: "\nPane is dead" in self._run(*drawn), "the end")
+        wait_until(lambda: self.END in self._run(*drawn), "the end")
         return self._run(*drawn).splitlines()
 
     def close(self) -> None:
