@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from inference import masks  # noqa: E402
-from inference.grammar import Compiled, Guide  # noqa: E402
+from inference.guide import Compiled, Guide  # noqa: E402
 from inference.loader import LoadOptions, load  # noqa: E402
 from inference.parser import Markers  # noqa: E402
 from inference.sampling import Row, Sampler  # noqa: E402

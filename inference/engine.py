@@ -49,7 +49,7 @@ from parts import (
 )
 
 if TYPE_CHECKING:
-    from inference.grammar import Guide
+    from inference.guide import Guide
 
 log = logging.getLogger(__name__)
 

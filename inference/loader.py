@@ -87,7 +87,8 @@ def load(options: LoadOptions) -> LoadedModel:
         from mlx_lm.tool_parsers import json_tools
 
         from inference import cuda_attention, self_test
-        from inference.grammar import Grammars, Guide
+        from inference.grammar import Grammars
+        from inference.guide import Guide
         from inference.prefix_cache import PrefixCache
         from inference.runner import Runner, Shapes
 

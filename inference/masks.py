@@ -13,7 +13,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from inference.grammar import Guide
+from inference.guide import Guide
 
 Guides = Sequence[Guide | None]
 """One a row; a row without one may choose from all tokens."""

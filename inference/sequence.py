@@ -27,7 +27,7 @@ from parts import (
 )
 
 if TYPE_CHECKING:
-    from inference.grammar import Guide
+    from inference.guide import Guide
 
 _numbers = itertools.count(1)
 

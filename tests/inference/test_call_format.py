@@ -14,7 +14,8 @@ import pytest
 
 from inference.call_format import FORMATS
 from inference.detokenizer import Detokenizer
-from inference.grammar import Grammars, Guide
+from inference.grammar import Grammars
+from inference.guide import Guide
 from inference.parser import Markers, Parser
 from parts import InvalidRequest, Message, Part, Prompt, Tool, ToolArguments, ToolCall
 from tests.conftest import DEMO

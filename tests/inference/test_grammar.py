@@ -25,7 +25,8 @@ import pytest
 from pydantic import BaseModel, Field, SecretStr
 
 from inference.engine import Engine
-from inference.grammar import NUM_CACHED, Compiled, Grammars, Guide
+from inference.grammar import NUM_CACHED, Grammars
+from inference.guide import Compiled, Guide
 from inference.parser import Marker, Markers
 from inference.schema import compile_s
 from parts import Constraint, EngineFailed, InvalidRequest, Message, Prompt, SamplingParams, Tool

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from inference import masks
-from inference.grammar import Grammars, Guide
+from inference.grammar import Grammars
+from inference.guide import Guide
 from inference.parser import Markers
 from parts import Constraint, Message, Prompt
 

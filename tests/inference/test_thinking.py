@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from inference.detokenizer import Detokenizer
-from inference.grammar import Grammars, Guide
+from inference.grammar import Grammars
+from inference.guide import Guide
 from inference.parser import Markers, Parser
 from parts import Constraint, Message, Prompt, SamplingParams
 from tests.demo import ENDS, VOCAB_SIZE
