@@ -90,7 +90,8 @@ def load(options: LoadOptions) -> LoadedModel:
         from inference.grammar import Grammars
         from inference.guide import Guide
         from inference.prefix_cache import PrefixCache
-        from inference.runner import Runner, Shapes
+        from inference.runner import Runner
+        from inference.shapes import Shapes
 
     device = mx.device_info()
     if not options.is_forced:

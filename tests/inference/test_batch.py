@@ -19,8 +19,9 @@ from inference.detokenizer import Detokenizer
 from inference.loader import LoadOptions, load
 from inference.parser import Markers, Parser
 from inference.prefix_cache import PrefixCache
-from inference.runner import Runner, Shapes
+from inference.runner import Runner
 from inference.sequence import Sequence
+from inference.shapes import Shapes
 from parts import Message, Prompt, SamplingParams, TokenLogprob
 from tests.demo import VOCAB_SIZE
 

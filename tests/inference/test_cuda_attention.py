@@ -18,7 +18,8 @@ from inference.cuda_attention import CudaAttention, Ragged
 from inference.loader import LoadOptions, load
 from inference.prefix_cache import PrefixCache
 from inference.rows import PaddedKVCache
-from inference.runner import Runner, Shapes
+from inference.runner import Runner
+from inference.shapes import Shapes
 from parts import SamplingParams
 from tests.inference.test_batch import Guest, answers, solo
 
