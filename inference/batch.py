@@ -13,7 +13,7 @@ import mlx.core as mx
 
 from inference import rows as kv
 from inference.decoder import Decoder
-from inference.masks import MaskFiller, filled
+from inference.masks import Mask, MaskFiller, filled
 from inference.rows import Cache
 from inference.sampling import Row, Sampled, Sampler
 from inference.sequence import Sequence
@@ -38,6 +38,7 @@ class Batch:
     def __init__(self, decoder: Decoder, masks: MaskFiller, vocab_size: int) -> None:
         self._decoder = decoder
         self._masks = masks
+        self._mask = Mask(vocab_size)
         self._vocab_size = vocab_size
         self.rows: list[Sequence] = []
         self._cache: Cache = []
@@ -130,7 +131,9 @@ class Batch:
         # What may come next depends on what has come. While the step is put under way, the guides
         # read the tokens behind which they stand.
         guides = [sequence.guide for sequence in self.rows]
-        mask = self._masks.filled_behind(guides, current.told, lambda: mx.async_eval(logits))
+        mask = self._masks.filled_behind(
+            self._mask, guides, current.told, lambda: mx.async_eval(logits)
+        )
         self._sampled = sampler.sample(logits, mask)
         mx.async_eval(self._sampled.arrays)
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from llguidance import LLMatcher
-from llguidance.numpy import fill_next_token_bitmask
+from llguidance import LLExecutor, LLMatcher
+from llguidance.numpy import fill_next_token_bitmask, fill_next_token_bitmask_par
 
 from inference.parser import Marker, Markers
 
@@ -112,15 +112,37 @@ class Guide:
 
     def fill(self, mask: np.ndarray, row: int) -> None:
         """Write what may come next into a row of `mask` ([B, ⌈vocabulary / 32⌉] int32, all set)."""
-        if self._matcher is not None and not self.error:
-            fill_next_token_bitmask(self._matcher, mask, row)
-            if self._matcher.is_error() and self._is_found_again():
-                fill_next_token_bitmask(self._matcher, mask, row)
-            if self._matcher.is_error():
+        if self._follows is not None:
+            fill_next_token_bitmask(self._follows, mask, row)
+        self._finish(mask, row)
+
+    @property
+    def _follows(self) -> LLMatcher | None:
+        """What says what may come next, unless the answer is free or cannot go on."""
+        return None if self.error else self._matcher
+
+    def _finish(self, mask: np.ndarray, row: int) -> None:
+        """Correct what the matcher wrote into a row."""
+        if self._follows is not None:
+            if self._follows.is_error() and self._is_found_again():
+                fill_next_token_bitmask(self._follows, mask, row)
+            if self._follows.is_error():
                 self._lose(len(self._accepted))
                 mask[row] = -1
         if self._must_close and not self.error:
             self._close(mask, row)
+
+    @staticmethod
+    def fill_together(
+        guides: Sequence[Guide | None], mask: np.ndarray, executor: LLExecutor
+    ) -> None:
+        """The same for all rows that have a guide, several at once."""
+        found = [(guide, row) for row, guide in enumerate(guides) if guide is not None]
+        matchers = [(g._follows, row) for g, row in found if g._follows is not None]
+        if matchers:
+            fill_next_token_bitmask_par(executor, matchers, mask)
+        for guide, row in found:
+            guide._finish(mask, row)
 
     def _is_found_again(self) -> bool:
         """Whether the way goes on with a lexer that remembers nothing but this answer."""

@@ -144,11 +144,10 @@ def load(options: LoadOptions) -> LoadedModel:
     def make_guide(tokens: list[int], prompt: Prompt, params: SamplingParams) -> Guide | None:
         return grammars.guide(prompt, tokens, max_reasoning_tokens=params.max_reasoning_tokens)
 
-    has_gpu = mx.default_device() == mx.gpu
     attention = _attend_on_cuda(mx, model, width)
     can_batch, can_pad = self_test.run(model, width)
     limit = options.memory_limit or int(memory.recommended(device) * memory.SHARE)
-    mx.set_cache_limit(min(limit // 40, 2**30 if has_gpu else 2**25))
+    mx.set_cache_limit(_cache_limit(mx, limit))
     # Not the number of tokens: some vocabularies have gaps, with the stop tokens behind them.
     vocab_size = min(width, max(tokenizer.get_vocab().values()) + 1)
     grammars = Grammars(tokenizer, markers, vocab_size=vocab_size, tool_parser=tool_parser)
@@ -261,6 +260,13 @@ def _prepare_device(mx: Any) -> None:
         mx.set_wired_limit(limit)
 
 
+def _cache_limit(mx: Any, limit: int) -> int:
+    """Bytes of memory that is free and yet kept, because to get it takes time."""
+    if mx.cuda.is_available():  # the caches of a batch, which are made anew when rows come or go
+        return limit // 8
+    return min(limit // 40, 2**30 if mx.default_device() == mx.gpu else 2**25)
+
+
 def _attend_on_cuda(mx: Any, model: Any, vocab_size: int) -> CudaAttention | None:
     """On CUDA, have the model attend in our ways, if it answers as before."""
     from inference import cuda_attention, self_test
@@ -308,7 +314,7 @@ def _suit_to_device(mx: Any, model: Any) -> None:
     """
     import mlx.nn as nn
 
-    from inference import fused
+    from inference import cuda_products, fused
 
     has_gpu = mx.default_device() == mx.gpu
     is_quantized = any(isinstance(m, nn.QuantizedLinear) for m in model.modules())
@@ -316,7 +322,7 @@ def _suit_to_device(mx: Any, model: Any) -> None:
         model.set_dtype(mx.float32)
         mx.eval(model.parameters())
     if mx.cuda.is_available():
-        fused.fuse(model)
+        fused.fuse(model, cuda_products.few_rows() or fused.product_of)
 
 
 def _quantize_caches(model: Any, bits: int) -> None:

@@ -1,56 +1,94 @@
 """A mask has a bit for each token that may come next in a row of a batch.
 
 It is filled in 30 to 80 µs a row with a large vocabulary, and now and then in some milliseconds. So
-the masks of a step are filled on a thread of their own, while the step is put under way.
+the masks of a step are filled by threads of their own, while the step is put under way.
 """
 
 from __future__ import annotations
 
+import functools
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
+from llguidance import LLExecutor
 
+from inference import cuda_memory
 from inference.guide import Guide
+
+MAX_THREADS = 8
+"""That fill the rows of one mask."""
 
 Guides = Sequence[Guide | None]
 """One a row; a row without one may choose from all tokens."""
 
 
+class Mask:
+    """The mask of a batch, which is written anew in each of its steps.
+
+    An array made for each step would cost more than to fill it: where host and device share memory,
+    that is slow to get, and moves from one to the other page by page.
+    """
+
+    def __init__(self, vocab_size: int) -> None:
+        self._width = (vocab_size + 31) // 32
+        self._array: mx.array | None = None
+        self._words = np.empty((0, self._width), np.int32)
+
+    def filled(self, guides: Guides) -> None:
+        """Write what the guides let each row choose from, without a look at the device."""
+        self._words.fill(-1)
+        Guide.fill_together(guides, self._words, _executor())
+
+    def of(self, num_rows: int) -> mx.array:
+        """The mask of so many rows: [B, ⌈vocabulary / 32⌉] uint32.
+
+        What was given before is done with when it is filled again.
+        """
+        if self._array is None or self._array.shape[0] != num_rows:
+            self._array = mx.array(np.empty((num_rows, self._width), np.uint32))
+            mx.eval(self._array)
+            self._words = np.array(self._array, copy=False).view(np.int32)
+            cuda_memory.keep_on_host(self._words)
+        return self._array
+
+
 class MaskFiller:
     """A thread on which guides read the tokens of a step, and say what may follow."""
 
-    def __init__(self, vocab_size: int) -> None:
-        self._vocab_size = vocab_size
+    def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, "masks")
 
     def filled_behind(
-        self, guides: Guides, tokens: mx.array, meanwhile: Callable[[], None]
+        self, mask: Mask, guides: Guides, tokens: mx.array, meanwhile: Callable[[], None]
     ) -> mx.array | None:
-        """What may follow `tokens` ([B] int32, under way; -1 for none), see `filled`.
+        """What may follow `tokens` ([B] int32, under way; -1 for none), written into `mask`.
 
-        Where a row has a guide, `meanwhile` is done on this thread: to start what the device does
-        next takes the host some time too. It is done when the tokens have been read. The other
-        thread may not wait for them: an array is not to be looked at while what follows from it is
-        put under way.
+        None when no row has a guide. Where one has, `meanwhile` is done on this thread: to start
+        what the device does next takes the host some time too. It is done when the tokens have been
+        read. The other thread may not wait for them: an array is not to be looked at while what
+        follows from it is put under way.
         """
         if not any(guides):
             return None
-        mx.eval(tokens)
-        filling = self._thread.submit(self._accept_and_fill, guides, tokens.tolist())
+        mx.eval(tokens)  # which were chosen by what the mask says until now
+        array = mask.of(len(guides))
+        filling = self._thread.submit(_accept_and_fill, mask, guides, tokens.tolist())
         try:
             meanwhile()
         finally:
-            mask = filling.result()  # nobody touches a guide that is still at work
-        return mask
+            filling.result()  # nobody touches a guide that is still at work
+        return array
 
-    def _accept_and_fill(self, guides: Guides, tokens: Any) -> mx.array | None:
-        for guide, token in zip(guides, tokens, strict=True):
-            if guide is not None and token >= 0:
-                guide.accept(token)
-        return filled(guides, self._vocab_size)
+
+def _accept_and_fill(mask: Mask, guides: Guides, tokens: Any) -> None:
+    for guide, token in zip(guides, tokens, strict=True):
+        if guide is not None and token >= 0:
+            guide.accept(token)
+    mask.filled(guides)
 
 
 def filled(guides: Guides, vocab_size: int) -> mx.array | None:
@@ -60,8 +98,12 @@ def filled(guides: Guides, vocab_size: int) -> mx.array | None:
     """
     if not any(guides):
         return None
-    mask = np.full((len(guides), (vocab_size + 31) // 32), -1, np.int32)
-    for row, guide in enumerate(guides):
-        if guide is not None:
-            guide.fill(mask, row)
-    return mx.array(mask.view(np.uint32))
+    mask = Mask(vocab_size)
+    array = mask.of(len(guides))
+    mask.filled(guides)
+    return array
+
+
+@functools.cache
+def _executor() -> LLExecutor:
+    return LLExecutor(min(os.cpu_count() or 1, MAX_THREADS))

@@ -78,12 +78,17 @@ __device__ inline float largest(float mine, float* shared) {
   return mine;
 }
 
-// A number in [0, 1): splitmix64 (Steele et al. 2014).
-__device__ inline float uniform(unsigned long long bits) {
+// splitmix64 (Steele et al. 2014).
+__device__ inline unsigned long long mixed(unsigned long long bits) {
   bits += 0x9E3779B97F4A7C15ull;
   bits = (bits ^ (bits >> 30)) * 0xBF58476D1CE4E5B9ull;
   bits = (bits ^ (bits >> 27)) * 0x94D049BB133111EBull;
-  return float((bits ^ (bits >> 31)) >> 40) * 5.9604645e-8f;
+  return bits ^ (bits >> 31);
+}
+
+// A number in [0, 1).
+__device__ inline float uniform(unsigned long long bits) {
+  return float(mixed(bits) >> 40) * 5.9604645e-8f;
 }
 """
 
@@ -94,7 +99,8 @@ __shared__ float shared[32];
 __shared__ int chosen, best, broken;
 
 const int size = logits_shape[1];
-const T* row = logits + (long long)(blockIdx.x) * size;
+const T* row = logits + blockIdx.x * logits_strides[0];
+const unsigned long long bits = mixed(states[blockIdx.x]);
 const float p = top_p[blockIdx.x];
 const float least = min_p[blockIdx.x];
 const int k = top_k[blockIdx.x];
@@ -159,7 +165,7 @@ if (broken < size) {
       chosen = size;
     }
     __syncthreads();
-    const float far = uniform(bits[blockIdx.x] + draw * 0x9E3779B97F4A7C15ull) * mass.total;
+    const float far = uniform(bits + draw * 0x9E3779B97F4A7C15ull) * mass.total;
     if (mine > 0 && mass.before <= far && far < mass.before + mine) {
       float sum = 0;
       int last = size;
@@ -207,10 +213,11 @@ class NucleusKernel:
     def __init__(self) -> None:
         self._draw: Any = mx.fast.cuda_kernel(
             name="draw_from_nucleus",
-            input_names=["logits", "inverse_temperature", "top_p", "min_p", "top_k", "bits"],
+            input_names=["logits", "inverse_temperature", "top_p", "min_p", "top_k", "states"],
             output_names=["tokens"],
             source=DRAW,
             header=HEADER,
+            ensure_row_contiguous=False,
         )
 
     def __call__(
@@ -220,15 +227,17 @@ class NucleusKernel:
         top_p: mx.array,
         min_p: mx.array,
         top_k: mx.array,
-        bits: mx.array,
+        states: mx.array,
     ) -> mx.array:
         """Draw a token for each row of `logits` ([B, V]); gives [B] uint32.
 
-        The rules are [B, 1]: float32, `top_k` int32, and `bits` uint64, a row's random bits. Where
-        a row has numbers that are none, the first of their places is given.
+        The rules are [B, 1]: float32, `top_k` int32, and `states` uint64, of which a row's random
+        bits are made. Where a row has numbers that are none, the first of their places is given.
+
+        The numbers of a row of `logits` lie side by side.
         """
         [tokens] = self._draw(
-            inputs=[logits, inverse_temperature, top_p, min_p, top_k, bits],
+            inputs=[logits, inverse_temperature, top_p, min_p, top_k, states],
             template=[("T", logits.dtype), ("THREADS", THREADS)],
             grid=(logits.shape[0] * THREADS, 1, 1),
             threadgroup=(THREADS, 1, 1),

@@ -88,7 +88,7 @@ class Runner:
         self.max_together = max(SHORT, max_logits_bytes // (4 * vocab_size))
         """Tokens of prompts computed together."""
         self._decoder = CompiledDecoder(model) if is_compiled else Decoder(model)
-        self._masks = MaskFiller(vocab_size)
+        self._masks = MaskFiller()
         self._num_opening = num_opening
         self.shapes = shapes
         self._max_padding_bytes = max_padding_bytes

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
-from inference import nucleus
+from inference import mask_kernel, nucleus
 from parts import SamplingParams
 
 MAX_TOP_LOGPROBS = 20
@@ -69,7 +70,7 @@ class Sampler:
         self._none = mx.array(-1, mx.int32)
         self._unpacking: tuple[mx.array, mx.array, mx.array] | None = None
         self._counts: mx.array
-        self._positions: np.ndarray
+        self._states: Any
         if self._drawing:
             self._init_random([rows[i] for i in self._drawing])
         if self._is_penalised:
@@ -78,7 +79,7 @@ class Sampler:
     def advance(self, tokens: mx.array) -> None:
         """Take note of the tokens ([B]) that the rows have got since."""
         if self._drawing:
-            self._positions = self._positions + np.uint64(1)
+            self._states = self._states + self._one_further
         if self._is_penalised:
             self._counts = self._counts.at[self._rows, tokens].add(1.0)
 
@@ -108,6 +109,8 @@ class Sampler:
 
     def _masked(self, logits: mx.array, mask: mx.array) -> mx.array:
         """`logits` where `mask` has its bit set, lowest bit first, and -inf elsewhere."""
+        if (apply := mask_kernel.kernel()) is not None:
+            return apply(logits, mask)
         if self._unpacking is None:
             one = mx.array(1, mx.uint8)
             self._unpacking = mx.arange(8, dtype=mx.uint8), one, mx.array(-mx.inf, logits.dtype)
@@ -139,8 +142,13 @@ class Sampler:
         self._has_top_p = any(p.top_p < 1 for p in params)
         self._has_top_k = any(p.top_k for p in params)
         self._has_min_p = any(p.min_p for p in params)
-        self._seeds = _mixed(np.array([row.seed for row in rows], np.uint64))
-        self._positions = np.array([len(row.generated) for row in rows], np.uint64)
+        seeds = _mixed(np.array([row.seed for row in rows], np.uint64))
+        positions = np.array([len(row.generated) for row in rows], np.uint64)
+        states = (seeds + positions * _GOLDEN)[:, None]
+        # On the device where they are used there: to send a few numbers each step takes as long as
+        # a dozen operations.
+        self._states = states if self._kernel is None else mx.array(states)
+        self._one_further: Any = _GOLDEN if self._kernel is None else mx.array(np.array(_GOLDEN))
 
     def _drawn(self, logits: mx.array) -> mx.array:
         """Draw from what the filters leave, by the inverse of the cumulative distribution.
@@ -150,7 +158,7 @@ class Sampler:
         """
         if self._kernel is not None:
             rules = (self._inverse_temperature, self._top_p, self._min_p, self._top_k)
-            return self._kernel(logits, *rules, mx.array(self._bits()))
+            return self._kernel(logits, *rules, self._states)
         logits = logits.astype(mx.float32) * self._inverse_temperature
         order = mx.argsort(-logits, axis=-1)
         probs = mx.softmax(mx.take_along_axis(logits, order, axis=-1), axis=-1)
@@ -173,11 +181,8 @@ class Sampler:
 
     def _uniform(self) -> np.ndarray:
         """A number in [0, 1) for each row, by its seed and position: [B, 1] float32."""
-        return (self._bits() >> np.uint64(40)).astype(np.float32) / np.float32(2**24)
-
-    def _bits(self) -> np.ndarray:
-        """The random bits of each row, by its seed and position: [B, 1] uint64."""
-        return _mixed(self._seeds + self._positions * _GOLDEN)[:, None]
+        bits: np.ndarray = _mixed(self._states)
+        return (bits >> np.uint64(40)).astype(np.float32) / np.float32(2**24)
 
     # Penalties
 
