@@ -29,6 +29,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from inference import masks  # noqa: E402
+from inference.grammar import SLICES  # noqa: E402
 from inference.guide import Compiled, Guide  # noqa: E402
 from inference.loader import LoadOptions, load  # noqa: E402
 from inference.parser import Markers  # noqa: E402
@@ -120,7 +121,9 @@ def vocabulary(vocab_size: int) -> LLTokenizer:
             number += 1
         word += 1
     end = next(t["id"] for t in given["added_tokens"] if t["special"])
-    return LLTokenizer(json.dumps(given), n_vocab=max(vocab_size, number), eos_token=end)
+    return LLTokenizer(
+        json.dumps(given), n_vocab=max(vocab_size, number), eos_token=end, slices=SLICES
+    )
 
 
 def masks_us(tokens: LLTokenizer, batch: int) -> float:

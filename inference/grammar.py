@@ -69,6 +69,14 @@ LIMITS = LLParserLimits(
     verbose_errors=False,
 )
 """What cannot be compiled ends in a second, and so does a step that goes wrong."""
+LETTER = r'[^"\\\x00-\x1F\x7F]'
+SLICES = [
+    r"[\x20\x0A\x0D\x09]+",
+    *(LETTER + f"{{1,{most}}}" for most in (1, 2, 3, 4, 5, 6, 8, 10, 30)),
+    LETTER + "+",
+]
+"""Kinds of tokens that are let in together, without a look at each, where a grammar lets in all of
+a kind: llguidance's own, and shorter ones, for the ends of strings that may not be long."""
 TOO_LONG = "it takes too long to compile, or to follow"
 ANYTHING = r"/(.|\n)*/"
 Grammar = Mapping[str, Any]
@@ -369,6 +377,7 @@ class Grammars:
             json.dumps(vocabulary),
             n_vocab=self._vocab_size,
             eos_token=sorted(self._tokenizer.eos_token_ids),
+            slices=SLICES,
         )
 
     @property

@@ -136,7 +136,7 @@ class Guide:
     def fill_together(
         guides: Sequence[Guide | None], mask: np.ndarray, executor: LLExecutor
     ) -> None:
-        """The same for all rows that have a guide, several at once."""
+        """The same for all rows that have a guide."""
         found = [(guide, row) for row, guide in enumerate(guides) if guide is not None]
         matchers = [(g._follows, row) for g, row in found if g._follows is not None]
         if matchers:

@@ -1,14 +1,13 @@
 """A mask has a bit for each token that may come next in a row of a batch.
 
 It is filled in 30 to 80 µs a row with a large vocabulary, and now and then in some milliseconds. So
-the masks of a step are filled by threads of their own, while the step is put under way.
+the masks of a step are filled on a thread of their own, while the step is put under way.
 """
 
 from __future__ import annotations
 
-import functools
-import os
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -19,8 +18,10 @@ from llguidance import LLExecutor
 from inference import cuda_memory
 from inference.guide import Guide
 
-MAX_THREADS = 8
-"""That fill the rows of one mask."""
+_AT_ONCE = LLExecutor(1)
+"""Fills the rows of a mask one after another. Those of one grammar share what its lexer remembers,
+so that more threads only wait for each other; and to take the interpreter anew for each row takes
+longer, where others want it."""
 
 Guides = Sequence[Guide | None]
 """One a row; a row without one may choose from all tokens."""
@@ -41,7 +42,7 @@ class Mask:
     def filled(self, guides: Guides) -> None:
         """Write what the guides let each row choose from, without a look at the device."""
         self._words.fill(-1)
-        Guide.fill_together(guides, self._words, _executor())
+        Guide.fill_together(guides, self._words, _AT_ONCE)
 
     def of(self, num_rows: int) -> mx.array:
         """The mask of so many rows: [B, ⌈vocabulary / 32⌉] uint32.
@@ -62,26 +63,22 @@ class MaskFiller:
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, "masks")
 
-    def filled_behind(
-        self, mask: Mask, guides: Guides, tokens: mx.array, meanwhile: Callable[[], None]
-    ) -> mx.array | None:
-        """What may follow `tokens` ([B] int32, under way; -1 for none), written into `mask`.
+    @contextlib.contextmanager
+    def filling(self, mask: Mask, guides: Guides, tokens: mx.array) -> Iterator[mx.array]:
+        """Have `mask` say what may follow `tokens` ([B] int32, under way; -1 for none).
 
-        None when no row has a guide. Where one has, `meanwhile` is done on this thread: to start
-        what the device does next takes the host some time too. It is done when the tokens have been
-        read. The other thread may not wait for them: an array is not to be looked at while what
-        follows from it is put under way.
+        It does so when the block ends, which is to start what the device does next: that takes the
+        host some time too. The block begins when the tokens have been read. The other thread may
+        not wait for them: an array is not to be looked at while what follows from it is put under
+        way.
         """
-        if not any(guides):
-            return None
         mx.eval(tokens)  # which were chosen by what the mask says until now
         array = mask.of(len(guides))
         filling = self._thread.submit(_accept_and_fill, mask, guides, tokens.tolist())
         try:
-            meanwhile()
+            yield array
         finally:
             filling.result()  # nobody touches a guide that is still at work
-        return array
 
 
 def _accept_and_fill(mask: Mask, guides: Guides, tokens: Any) -> None:
@@ -102,8 +99,3 @@ def filled(guides: Guides, vocab_size: int) -> mx.array | None:
     array = mask.of(len(guides))
     mask.filled(guides)
     return array
-
-
-@functools.cache
-def _executor() -> LLExecutor:
-    return LLExecutor(min(os.cpu_count() or 1, MAX_THREADS))
