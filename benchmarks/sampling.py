@@ -29,6 +29,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from inference import masks  # noqa: E402
+from inference.engine import SWITCH_S  # noqa: E402
 from inference.grammar import SLICES  # noqa: E402
 from inference.guide import Compiled, Guide  # noqa: E402
 from inference.loader import LoadOptions, load  # noqa: E402
@@ -268,6 +269,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, help="a model's folder, for the throughput")
     parser.add_argument("--steps", type=int, default=100, help="of each measured batch")
     given = parser.parse_args()
+    sys.setswitchinterval(SWITCH_S)  # as the server does
     print(f"device: {mx.default_device()}")
     print_costs()
     if given.model:

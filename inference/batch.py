@@ -122,28 +122,21 @@ class Batch:
     def _start(self, current: Sampled) -> None:
         sampler = self._make_sampler()
         sampler.advance(current.tokens)
-        guides = [sequence.guide for sequence in self.rows]
-        mask = None
-        if any(guides):
-            # What may come next depends on what has come. While the step is put under way, the
-            # guides read the tokens behind which they stand.
-            with self._masks.filling(self._mask, guides, current.told) as mask:
-                logits = self._logits(current)
-                mx.async_eval(logits)
-        else:
-            logits = self._logits(current)
-        self._sampled = sampler.sample(logits, mask)
-        mx.async_eval(self._sampled.arrays)
-
-    def _logits(self, current: Sampled) -> mx.array:
-        """What the model says of the tokens that come next, which are not known yet: [B, V]."""
         logits = self._decoder(current.tokens, self._cache)
         for sequence in self.rows:
             sequence.num_computed += 1
         self._num_steps += 1
         if self._num_steps % SETTLE_EVERY == 0:
             kv.settle(self._cache)
-        return logits
+        guides = [sequence.guide for sequence in self.rows]
+        mask = None
+        if any(guides):
+            # What may come next depends on what has come. While the step is put under way, the
+            # guides read the tokens behind which they stand.
+            with self._masks.filling(self._mask, guides, current.told) as mask:
+                mx.async_eval(logits)
+        self._sampled = sampler.sample(logits, mask)
+        mx.async_eval(self._sampled.arrays)
 
     def extract(self, sequence: Sequence) -> Cache:
         """Give a row's caches, as plain caches of its own."""

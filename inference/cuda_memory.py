@@ -5,12 +5,13 @@ from __future__ import annotations
 import ctypes
 import functools
 import logging
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
-PREFERRED_LOCATION, ACCESSED_BY = 3, 5
-"""What `cuMemAdvise` may be told, in the words of cuda.h."""
+PREFER, PREFER_NO_MORE, ACCESSED_BY, ACCESSED_BY_NO_MORE = 3, 4, 5, 6
+"""What `cuMemAdvise` may be told, in the order of cuda.h."""
 HOST, DEVICE = -1, 0
 
 log = logging.getLogger(__name__)
@@ -22,17 +23,27 @@ def keep_on_host(view: np.ndarray) -> None:
     Else each page of it moves to the device when that reads it, and back when the host writes to
     it, for 20 µs and more each way. That is only advice: where it cannot be given, pages move.
     """
-    if (advise := _advise()) is None:
+    _advise(view, (PREFER, HOST), (ACCESSED_BY, DEVICE))
+
+
+def let_move(view: np.ndarray) -> None:
+    """Take that back, before the memory is given to somebody else."""
+    _advise(view, (PREFER_NO_MORE, HOST), (ACCESSED_BY_NO_MORE, DEVICE))
+
+
+def _advise(view: np.ndarray, *advice: tuple[int, int]) -> None:
+    if (advise := _driver()) is None:
         return
     address, size = ctypes.c_uint64(view.ctypes.data), ctypes.c_size_t(view.nbytes)
-    for advice, place in ((PREFERRED_LOCATION, HOST), (ACCESSED_BY, DEVICE)):
-        if fault := advise(address, size, advice, place):
+    for kind, place in advice:
+        if fault := advise(address, size, kind, place):
             log.debug("the device's driver takes no advice on memory: %d", fault)
             return
 
 
 @functools.cache
-def _advise() -> ctypes._NamedFuncPointer | None:
+def _driver() -> Any:
+    """`cuMemAdvise`, or None where there is no such thing."""
     if not mx.cuda.is_available():
         return None
     try:

@@ -7,6 +7,7 @@ the masks of a step are filled on a thread of their own, while the step is put u
 from __future__ import annotations
 
 import contextlib
+import weakref
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -36,25 +37,33 @@ class Mask:
 
     def __init__(self, vocab_size: int) -> None:
         self._width = (vocab_size + 31) // 32
-        self._array: mx.array | None = None
+        self._room: mx.array | None = None
         self._words = np.empty((0, self._width), np.int32)
-
-    def filled(self, guides: Guides) -> None:
-        """Write what the guides let each row choose from, without a look at the device."""
-        self._words.fill(-1)
-        Guide.fill_together(guides, self._words, _AT_ONCE)
+        self._moving: weakref.finalize[..., Mask] | None = None
 
     def of(self, num_rows: int) -> mx.array:
         """The mask of so many rows: [B, ⌈vocabulary / 32⌉] uint32.
 
-        What was given before is done with when it is filled again.
+        What was given before must be done with when the mask is filled again.
         """
-        if self._array is None or self._array.shape[0] != num_rows:
-            self._array = mx.array(np.empty((num_rows, self._width), np.uint32))
-            mx.eval(self._array)
-            self._words = np.array(self._array, copy=False).view(np.int32)
+        if self._room is None or len(self._words) < num_rows:
+            if self._moving is not None:
+                self._moving()
+            most = 1 << (num_rows - 1).bit_length()
+            self._room = mx.array(np.empty((most, self._width), np.uint32))
+            mx.eval(self._room)
+            self._words = np.array(self._room, copy=False).view(np.int32)
             cuda_memory.keep_on_host(self._words)
-        return self._array
+            # Whoever gets the memory next may be on the device.
+            self._moving = weakref.finalize(self, cuda_memory.let_move, self._words)
+            self._moving.atexit = False
+        return self._room[:num_rows]
+
+    def fill(self, guides: Guides) -> None:
+        """Write what the guides let each row choose from, without a look at the device."""
+        words = self._words[: len(guides)]
+        words.fill(-1)
+        Guide.fill_together(guides, words, _AT_ONCE)
 
 
 class MaskFiller:
@@ -85,7 +94,7 @@ def _accept_and_fill(mask: Mask, guides: Guides, tokens: Any) -> None:
     for guide, token in zip(guides, tokens, strict=True):
         if guide is not None and token >= 0:
             guide.accept(token)
-    mask.filled(guides)
+    mask.fill(guides)
 
 
 def filled(guides: Guides, vocab_size: int) -> mx.array | None:
@@ -95,7 +104,6 @@ def filled(guides: Guides, vocab_size: int) -> mx.array | None:
     """
     if not any(guides):
         return None
-    mask = Mask(vocab_size)
-    array = mask.of(len(guides))
-    mask.filled(guides)
-    return array
+    words = np.full((len(guides), (vocab_size + 31) // 32), -1, np.int32)
+    Guide.fill_together(guides, words, _AT_ONCE)
+    return mx.array(words.view(np.uint32))

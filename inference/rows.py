@@ -33,6 +33,7 @@ class PaddedKVCache(BatchKVCache):  # type: ignore[misc]
         super().__init__(list(padding))
         self.keys: Any
         self.values: Any
+        self._idx: int
 
     @property
     def left_padding(self) -> mx.array:
@@ -68,20 +69,31 @@ class PaddedKVCache(BatchKVCache):  # type: ignore[misc]
         return columns[self._idx :, None] == columns
 
     def filter(self, batch_indices: Sequence[int]) -> None:
-        """Keep these rows, and no more padding than they need."""
-        kept = mx.array(list(batch_indices))
+        """Keep these rows, and no more padding than they need.
+
+        Where padding costs a step nothing, room goes in whole steps only: the caches of a batch are
+        large, and memory of a size that was there before is found at once.
+        """
+        kept = _numbers(tuple(batch_indices))
         self.padding = [self.padding[i] for i in batch_indices]
         spare = min(self.padding)
+        if self.is_ragged:
+            spare -= spare % self.step
         self.keys, self.values = self.keys[kept, :, spare:], self.values[kept, :, spare:]
         self.padding = [p - spare for p in self.padding]
         self._idx -= spare
 
     def extend(self, other: PaddedKVCache) -> None:
-        """Take in the rows of another."""
+        """Take in the rows of another, with room for one more position, in whole steps."""
         longest = max(self._idx, other._idx)
+        room = -(-(longest + 1) // self.step) * self.step
         mine, its = longest - self._idx, longest - other._idx
-        super().extend(other)
+        self.keys, self.values = (
+            mx.concatenate([_placed(a, self._idx, mine, room), _placed(b, other._idx, its, room)])
+            for a, b in ((self.keys, other.keys), (self.values, other.values))
+        )
         self.padding = [p + mine for p in self.padding] + [p + its for p in other.padding]
+        self._idx = longest
 
     def extract(self, idx: int) -> KVCache:
         """Give one row as a plain cache."""
@@ -108,6 +120,17 @@ class PaddedKVCache(BatchKVCache):  # type: ignore[misc]
 def _numbers(values: tuple[int, ...]) -> mx.array:
     """Numbers of the host's as an int32 array, made once: all layers ask for the same ones."""
     return mx.array(values)
+
+
+def _placed(array: mx.array, length: int, start: int, room: int) -> mx.array:
+    """The first `length` positions of [B, heads, ≥ length, width], from `start` on in so much room.
+
+    What stands around them is of no account.
+    """
+    if start == 0 and array.shape[2] == room:
+        return array
+    around = [(0, 0), (0, 0), (start, room - start - length), (0, 0)]
+    return mx.pad(array[..., :length, :], around)
 
 
 def _right(array: mx.array, length: int, longest: int) -> mx.array:

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import mlx.core as mx
+import numpy as np
 from mlx_lm.models.cache import (
     can_trim_prompt_cache,
     make_prompt_cache,
@@ -29,6 +30,7 @@ from inference.sampling import Row, Sampled, Sampler
 from inference.scheduler import have_one_prompt
 from inference.sequence import Sequence
 from inference.shapes import AS_THEY_ARE, Shapes
+from inference.token_tree import packed
 from parts import Memory, SamplingParams, TokenLogprob
 
 Step = list[tuple[Sequence, int, TokenLogprob | None]]
@@ -122,7 +124,7 @@ class Runner:
         is_alone = not self._batches
         self._batch_for(arrivals).join(arrivals, is_alone=is_alone)
         for sequence in arrivals.rows:
-            sequence.cache = None
+            sequence.cache = sequence.sent = None
 
     def _batch_for(self, arrivals: Arrivals) -> Batch:
         """The first batch where they fit, or a new one."""
@@ -186,13 +188,26 @@ class Runner:
 
         What fills up the last chunk comes behind all that counts, which does not see it.
         """
-        chunk = sequence.tokens[sequence.num_computed : end]
-        spare = 0
-        if self._can_trim and len(chunk) > 1 and end < sequence.num_tokens:
-            spare = self.shapes.end(len(chunk)) - len(chunk)
-        logits = self.model(mx.array([chunk + [0] * spare]), cache=sequence.cache)
+        start, spare = sequence.num_computed, 0
+        if self._can_trim and end - start > 1 and end < sequence.num_tokens:
+            spare = self.shapes.end(end - start) - (end - start)
+        logits = self.model(self._tokens(sequence, start, end + spare), cache=sequence.cache)
         trim_prompt_cache(sequence.cache, spare)
-        return logits[:, len(chunk) - 1, :]
+        return logits[:, end - start - 1, :]
+
+    def _tokens(self, sequence: Sequence, start: int, end: int) -> mx.array:
+        """Some tokens of a prompt ([1, n]), or what fills it up where it has no more.
+
+        All are sent to the device at once: to send some may have to wait until it is idle, and so
+        it would be.
+        """
+        length = sequence.num_tokens + self.shapes.most_spare
+        if sequence.sent is None or sequence.sent.shape[1] != length:
+            tokens = np.zeros((1, length), np.uint32)
+            tokens[0, : sequence.num_tokens] = np.frombuffer(packed(sequence.tokens), np.uint32)
+            sequence.sent = mx.array(tokens)
+        sent: mx.array = sequence.sent[:, start:end]
+        return sent
 
     def _continued(self, sequence: Sequence) -> mx.array:
         """The logits behind a prompt that was found in the prefix cache but for its end.
@@ -202,7 +217,7 @@ class Runner:
         length = self.shapes.tokens(sequence.num_tokens - sequence.num_computed)
         length = min(length, sequence.num_tokens)
         trim_prompt_cache(sequence.cache, length - (sequence.num_tokens - sequence.num_computed))
-        tokens = mx.array([sequence.tokens[-length:]])
+        tokens = self._tokens(sequence, sequence.num_tokens - length, sequence.num_tokens)
         if length <= self.shapes.few:
             return self.model(tokens, cache=sequence.cache)[:, -1, :]
         padding = self.shapes.context(sequence.num_tokens) - sequence.num_tokens
@@ -364,7 +379,7 @@ class Runner:
                 self._under_way = []  # it would keep the caches of a prompt that nobody wants
             elif sequence.is_finished:
                 self._remember(sequence, batch.extract(sequence))
-            sequence.cache = None
+            sequence.cache = sequence.sent = None
         for batch in self._batches:
             batch.remove(leaving)
         self._batches = [batch for batch in self._batches if batch]

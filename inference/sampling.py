@@ -133,9 +133,10 @@ class Sampler:
 
     def _init_random(self, rows: Sequence[Row]) -> None:
         params = [row.params for row in rows]
-        self._inverse_temperature = mx.array([1 / p.temperature for p in params])[:, None]
-        self._top_p = mx.array([p.top_p for p in params])[:, None]
-        self._min_p = mx.array([p.min_p or 0.0 for p in params])[:, None]
+        rules = [(1 / p.temperature, p.top_p, p.min_p or 0.0) for p in params]
+        self._inverse_temperature, self._top_p, self._min_p = mx.array(
+            np.array(rules, np.float32).T[:, :, None]
+        )
         v = self._vocab_size
         self._top_k = mx.array([min(p.top_k or v, v) for p in params])[:, None]
         self._kernel = nucleus.kernel()

@@ -1,6 +1,6 @@
 """A sequence is one prompt on its way through the model: its tokens, and what they have said.
 
-It knows nothing of MLX; the runner keeps its KV cache in `cache` without anyone else looking.
+It knows nothing of MLX; the runner keeps arrays in `cache` and `sent` without anyone else looking.
 """
 
 from __future__ import annotations
@@ -55,6 +55,8 @@ class Sequence:
         self.guide = guide
         """Says which tokens may come next, when not all may."""
         self.cache: Any = None
+        self.sent: Any = None
+        """The tokens of a prompt that is being computed, where it is computed."""
         self.num_computed = 0
         """How many of the tokens, from the first on, the cache holds."""
         self.num_cached = 0
@@ -102,7 +104,8 @@ class Sequence:
 
     def start_again(self) -> None:
         """Forget what was computed, not what was said: its tokens will be computed once more."""
-        self.cache, self.num_computed = None, 0
+        self.cache = self.sent = None
+        self.num_computed = 0
 
     def append(self, token: int, logprob: TokenLogprob | None = None) -> list[Part]:
         """Take the token that was sampled; give the parts that are certain by now.

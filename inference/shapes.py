@@ -54,6 +54,11 @@ class Shapes:
             return number
         return min(size for size in self._sizes if size >= number)
 
+    @property
+    def most_spare(self) -> int:
+        """By how many tokens a chunk is filled up, at most."""
+        return self._sizes[-1] if self.is_planned else 0
+
     def planned(self, longest: int) -> list[tuple[int, int]]:
         """The chunks that a prompt of up to so many tokens is made of, each with its context."""
         longest = -(-longest // self._sizes[-1]) * self._sizes[-1]  # the last one is filled up

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import mlx.core as mx
 import numpy as np
 import pytest
 
-from inference import masks
+from inference import mask_kernel, masks
 from inference.grammar import Grammars
 from inference.guide import Guide
 from inference.parser import Markers
@@ -36,7 +37,7 @@ def guides(grammars: Grammars, *, thinks: bool = False) -> list[Guide | None]:
 
 
 def allowed(guide: Guide) -> list[int]:
-    return list(np.flatnonzero(bits(alone(guide))[0]))
+    return [int(token) for token in np.flatnonzero(bits(alone(guide))[0])]
 
 
 def alone(guide: Guide) -> np.ndarray:
@@ -79,3 +80,61 @@ def test_one_that_lost_its_way_leaves_the_others_on_theirs(grammars: Grammars) -
     assert bits(found)[1].all()
     for row in (0, 2, 3, 4, 5):
         assert (found[row] == alone(rows[row])[0]).all()
+
+
+def test_a_batch_writes_its_mask_where_it_stood_before(grammars: Grammars) -> None:
+    rows = guides(grammars)
+    mask = masks.Mask(VOCAB)
+    room = mask.of(len(rows))
+    mask.fill(rows)
+    before = np.array(room)
+    assert (before == np.array(masks.filled(rows, VOCAB))).all()
+    fewer = rows[2:9]
+    array = mask.of(len(fewer))
+    mask.fill(fewer)
+    assert (np.array(array) == np.array(masks.filled(fewer, VOCAB))).all()
+    # The same memory: an array of a step is what the next one makes of it.
+    assert (np.array(room)[: len(fewer)] == np.array(array)).all()
+    assert (np.array(room)[len(fewer) :] == before[len(fewer) :]).all()
+    more = [*rows, *guides(grammars)]
+    array = mask.of(len(more))
+    mask.fill(more)
+    assert (np.array(array) == np.array(masks.filled(more, VOCAB))).all()
+
+
+def test_the_guides_read_the_tokens_while_the_block_runs(grammars: Grammars) -> None:
+    rows = guides(grammars)
+    twins = guides(grammars)
+    tokens = [-1 if guide is None else allowed(guide)[0] for guide in rows]
+    filler, mask = masks.MaskFiller(), masks.Mask(VOCAB)
+    has_run = False
+    with filler.filling(mask, rows, mx.array(tokens)) as array:
+        has_run = True
+    for guide, token in zip(twins, tokens, strict=True):
+        if guide is not None:
+            guide.accept(token)
+    assert has_run
+    assert (np.array(array) == np.array(masks.filled(twins, VOCAB))).all()
+
+
+def test_a_step_that_cannot_be_started_leaves_no_guide_at_work(grammars: Grammars) -> None:
+    rows = guides(grammars)
+    tokens = mx.array([-1 if guide is None else allowed(guide)[0] for guide in rows])
+    with pytest.raises(RuntimeError, match="no memory"):  # noqa: SIM117
+        with masks.MaskFiller().filling(masks.Mask(VOCAB), rows, tokens):
+            raise RuntimeError("no memory")
+    found = [len(guide._accepted) for guide in rows if guide is not None]
+    assert found == [1, 2, 3, 1, 2, 3]
+
+
+@pytest.mark.skipif(not mx.cuda.is_available(), reason="no CUDA here")
+@pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float16, mx.float32])
+@pytest.mark.parametrize("shape", [(1, 31), (3, 2_049), (32, 151_000)])
+def test_the_kernel_applies_a_mask(shape: tuple[int, int], dtype: mx.Dtype) -> None:
+    apply = mask_kernel.kernel()
+    assert apply is not None
+    num_rows, size = shape
+    logits = mx.random.normal((num_rows, size + 5)).astype(dtype)[:, :size]
+    words = np.random.default_rng(0).integers(0, 2**32, (num_rows, -(-size // 32)), np.uint32)
+    may = mx.array(bits(words)[:, :size].astype(bool))
+    assert mx.array_equal(apply(logits, mx.array(words)), mx.where(may, logits, -mx.inf))
