@@ -79,6 +79,7 @@ class Batch:
         self._is_new = is_alone
         if not self.rows:
             self._cache, self._sampled = arrivals.cache, arrivals.sampled
+            kv.own(self._cache)
         else:
             assert self._sampled is not None
             if len(self.rows) == 1:
@@ -141,6 +142,7 @@ class Batch:
     def extract(self, sequence: Sequence) -> Cache:
         """Give a row's caches, as plain caches of its own."""
         if len(self.rows) == 1:
+            kv.finish_writing()
             return self._cache
         index = self.rows.index(sequence)
         cache = [layer.extract(index) for layer in self._cache]

@@ -52,8 +52,8 @@ class CompiledDecoder(Decoder):
     A recording holds for one number of rows and one size of the caches, and takes as long as a
     dozen steps. So only what goes on is recorded, and only so many recordings are kept.
 
-    Attention may write into the caches of a batch, which nothing in MLX knows of. Therefore each
-    step must be put under way before the next is asked for.
+    Attention may write into the caches, which nothing in MLX knows of. Therefore they must be
+    nobody else's, and each step must be put under way before the next is asked for.
     """
 
     MOST = 24
@@ -82,7 +82,7 @@ class CompiledDecoder(Decoder):
             return self._played(recording, tokens, cache)
         num_steps = self._num_steps.pop(shape, 0)
         if num_steps >= self._worth:
-            recording = self._recorded(is_batch)
+            recording = self._recorded()
             try:
                 logits = self._played(recording, tokens, cache)
             except Exception as error:  # what a model's code makes of such caches
@@ -103,11 +103,10 @@ class CompiledDecoder(Decoder):
         """Let go of what was known of steps that failed."""
         self._places.clear()
 
-    def _recorded(self, is_batch: bool) -> Played:
+    def _recorded(self) -> Played:
         """A step that is recorded when it is first asked for."""
         model = self._model
-        # What a batch has in its caches is its own, which the one row of a prompt's need not be.
-        is_kept_by_attention = is_batch and PaddedKVCache.is_ragged
+        is_kept_by_attention = PaddedKVCache.is_ragged
 
         def step(
             tokens: mx.array, start: mx.array, end: mx.array, *arrays: mx.array

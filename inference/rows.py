@@ -178,8 +178,29 @@ def reserve(cache: Cache) -> None:
     few sizes.
     """
     taken, room = end(cache[0]), cache[0].keys.shape[2]
-    if taken < room and room % KVCache.step == 0:
-        return
+    if taken == room or room % KVCache.step:
+        _move(cache)
+
+
+def own(cache: Cache) -> None:
+    """Let one row's caches share nothing, where attention will write into them.
+
+    What was kept of a prompt is written to by nobody, but all who go on with it would write to the
+    same places behind it.
+    """
+    if PaddedKVCache.is_ragged and can_pad(cache):
+        _move(cache)
+
+
+def finish_writing() -> None:
+    """Wait until attention has written what is under way, which MLX does not know of."""
+    if PaddedKVCache.is_ragged:
+        mx.synchronize()
+
+
+def _move(cache: Cache) -> None:
+    """Put what is taken into other memory, with room for one more position in whole steps."""
+    taken = end(cache[0])
     wanted = -(-(taken + 1) // KVCache.step) * KVCache.step
     for layer in cache:
         more = [(0, 0), (0, 0), (0, wanted - taken), (0, 0)]

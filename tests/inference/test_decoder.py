@@ -112,7 +112,7 @@ def uncompiled() -> Iterator[None]:
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(guests=guests_of_a_batch, shared=st.lists(st.integers(5, 400), max_size=20).map(tuple))
-def test_what_attention_writes_into_the_caches_of_a_batch_is_nobody_elses(
+def test_what_attention_writes_into_is_nobody_elses(
     loaded: Runner, uncompiled: None, guests: list[Guest], shared: tuple[int, ...]
 ) -> None:
     guests = [replace(guest, prompt=shared + guest.prompt) for guest in guests]
@@ -214,3 +214,18 @@ def test_a_model_whose_steps_cannot_be_recorded_is_asked_in_the_plain_way(loaded
         wanted = loaded.model(tokens[:, None], cache=there)[:, -1]
         assert mx.array_equal(decoder(tokens, here), wanted)
     assert decoder.has_given_up
+
+
+def test_a_row_alone_shares_nothing_with_what_is_kept_of_its_prompt(loaded: Runner) -> None:
+    cache = make_prompt_cache(loaded.model)
+    loaded.model(mx.array([[7] * 17]), cache=cache)
+    kept = copied(cache)
+    before = [np.array(array) for layer in kept for array in (layer.keys, layer.values)]
+    with installed(loaded.model, MaskedAttention()):
+        kv.own(cache)
+    for layer in cache:
+        assert layer.keys.shape[2] == layer.values.shape[2] == 2 * KVCache.step
+        mx.eval(layer.keys, layer.values)
+        np.array(layer.keys, copy=False)[:] = np.array(layer.values, copy=False)[:] = 9
+    after = [np.array(array) for layer in kept for array in (layer.keys, layer.values)]
+    assert all(map(np.array_equal, before, after))
