@@ -142,7 +142,6 @@ class Batch:
     def extract(self, sequence: Sequence) -> Cache:
         """Give a row's caches, as plain caches of its own."""
         if len(self.rows) == 1:
-            kv.finish_writing()
             return self._cache
         index = self.rows.index(sequence)
         cache = [layer.extract(index) for layer in self._cache]

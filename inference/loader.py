@@ -147,7 +147,7 @@ def load(options: LoadOptions) -> LoadedModel:
     attention = _attend_on_cuda(mx, model, width)
     can_batch, can_pad = self_test.run(model, width)
     limit = options.memory_limit or int(memory.recommended(device) * memory.SHARE)
-    mx.set_cache_limit(_cache_limit(mx, limit))
+    _limit_memory(mx, limit)
     # Not the number of tokens: some vocabularies have gaps, with the stop tokens behind them.
     vocab_size = min(width, max(tokenizer.get_vocab().values()) + 1)
     grammars = Grammars(tokenizer, markers, vocab_size=vocab_size, tool_parser=tool_parser)
@@ -260,11 +260,15 @@ def _prepare_device(mx: Any) -> None:
         mx.set_wired_limit(limit)
 
 
-def _cache_limit(mx: Any, limit: int) -> int:
-    """Bytes of memory that is free and yet kept, because to get it takes time."""
-    if mx.cuda.is_available():  # the caches of a batch, which are made anew when rows come or go
-        return limit // 8
-    return min(limit // 40, 2**30 if mx.default_device() == mx.gpu else 2**25)
+def _limit_memory(mx: Any, limit: int) -> None:
+    """Have MLX keep some of the memory that is free, because to get it takes time."""
+    if mx.cuda.is_available():
+        # As much as the caches of a batch, which are made anew when rows come or go; what is kept
+        # goes before more is taken than there may be.
+        mx.set_cache_limit(limit // 8)
+        mx.set_memory_limit(limit)
+    else:
+        mx.set_cache_limit(min(limit // 40, 2**30 if mx.default_device() == mx.gpu else 2**25))
 
 
 def _attend_on_cuda(mx: Any, model: Any, vocab_size: int) -> CudaAttention | None:

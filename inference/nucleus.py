@@ -234,7 +234,7 @@ class NucleusKernel:
         The rules are [B, 1]: float32, `top_k` int32, and `states` uint64, of which a row's random
         bits are made. Where a row has numbers that are none, the first of their places is given.
 
-        The numbers of a row of `logits` lie side by side.
+        The numbers of a row of `logits` lie side by side, and so do those of a rule.
         """
         [tokens] = self._draw(
             inputs=[logits, inverse_temperature, top_p, min_p, top_k, states],

@@ -62,6 +62,11 @@ class PrefixCache:
         """Where prompts ended whose tokens are remembered, with or without a cache."""
         self._can_all_be_trimmed = True
 
+    @property
+    def has_folder(self) -> bool:
+        """Whether another thread reads what is kept, to write it to the disk."""
+        return self._folder is not None
+
     def __len__(self) -> int:
         return len(self._own) + len(self._shared)
 

@@ -71,14 +71,15 @@ class PaddedKVCache(BatchKVCache):  # type: ignore[misc]
     def filter(self, batch_indices: Sequence[int]) -> None:
         """Keep these rows, and no more padding than they need.
 
-        Where padding costs a step nothing, room goes in whole steps only: the caches of a batch are
-        large, and memory of a size that was there before is found at once.
+        Where padding costs a step nothing, it stays unless room for a step is won: the caches of a
+        batch are large, and memory of a size that was there before is found at once.
         """
         kept = _numbers(tuple(batch_indices))
         self.padding = [self.padding[i] for i in batch_indices]
         spare = min(self.padding)
-        if self.is_ragged:
-            spare -= spare % self.step
+        whole = spare - spare % self.step
+        if self.is_ragged and _room(self._idx - whole) == _room(self._idx - spare):
+            spare = whole
         self.keys, self.values = self.keys[kept, :, spare:], self.values[kept, :, spare:]
         self.padding = [p - spare for p in self.padding]
         self._idx -= spare
@@ -86,7 +87,7 @@ class PaddedKVCache(BatchKVCache):  # type: ignore[misc]
     def extend(self, other: PaddedKVCache) -> None:
         """Take in the rows of another, with room for one more position, in whole steps."""
         longest = max(self._idx, other._idx)
-        room = -(-(longest + 1) // self.step) * self.step
+        room = _room(longest)
         mine, its = longest - self._idx, longest - other._idx
         self.keys, self.values = (
             mx.concatenate([_placed(a, self._idx, mine, room), _placed(b, other._idx, its, room)])
@@ -120,6 +121,11 @@ class PaddedKVCache(BatchKVCache):  # type: ignore[misc]
 def _numbers(values: tuple[int, ...]) -> mx.array:
     """Numbers of the host's as an int32 array, made once: all layers ask for the same ones."""
     return mx.array(values)
+
+
+def _room(taken: int) -> int:
+    """For one position more than are taken, in whole steps."""
+    return -(-(taken + 1) // KVCache.step) * KVCache.step
 
 
 def _placed(array: mx.array, length: int, start: int, room: int) -> mx.array:
@@ -185,8 +191,8 @@ def reserve(cache: Cache) -> None:
 def own(cache: Cache) -> None:
     """Let one row's caches share nothing, where attention will write into them.
 
-    What was kept of a prompt is written to by nobody, but all who go on with it would write to the
-    same places behind it.
+    What is kept of a prompt may be read on another thread, for the disk, and MLX may move it for
+    that: what is written where it was would be lost. MLX too would copy it, at the first update.
     """
     if PaddedKVCache.is_ragged and can_pad(cache):
         _move(cache)
@@ -201,7 +207,7 @@ def finish_writing() -> None:
 def _move(cache: Cache) -> None:
     """Put what is taken into other memory, with room for one more position in whole steps."""
     taken = end(cache[0])
-    wanted = -(-(taken + 1) // KVCache.step) * KVCache.step
+    wanted = _room(taken)
     for layer in cache:
         more = [(0, 0), (0, 0), (0, wanted - taken), (0, 0)]
         layer.keys = mx.pad(layer.keys[..., :taken, :], more)

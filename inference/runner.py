@@ -1,7 +1,8 @@
 """The runner is what computes by MLX while serving; it lives and dies on the GPU thread.
 
 It does what it is told: which sequence is next, and what a failure means, is decided elsewhere.
-Nothing here waits for the device but `decode`, and a chunk of a prompt for the chunk before it.
+Nothing here waits for the device but `decode`, a chunk of a prompt for the chunk before it, and
+what goes to the disk.
 """
 
 from __future__ import annotations
@@ -378,6 +379,8 @@ class Runner:
             if batch is None:
                 self._under_way = []  # it would keep the caches of a prompt that nobody wants
             elif sequence.is_finished:
+                if self.prefix_cache.has_folder and len(batch) == 1:
+                    kv.finish_writing()  # of several, each is given copies
                 self._remember(sequence, batch.extract(sequence))
             sequence.cache = sequence.sent = None
         for batch in self._batches:

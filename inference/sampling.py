@@ -134,8 +134,9 @@ class Sampler:
     def _init_random(self, rows: Sequence[Row]) -> None:
         params = [row.params for row in rows]
         rules = [(1 / p.temperature, p.top_p, p.min_p or 0.0) for p in params]
+        # Each kind side by side, as the kernel reads them.
         self._inverse_temperature, self._top_p, self._min_p = mx.array(
-            np.array(rules, np.float32).T[:, :, None]
+            np.ascontiguousarray(np.array(rules, np.float32).T[:, :, None])
         )
         v = self._vocab_size
         self._top_k = mx.array([min(p.top_k or v, v) for p in params])[:, None]

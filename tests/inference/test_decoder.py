@@ -22,7 +22,7 @@ from inference.loader import LoadOptions, load
 from inference.prefix_cache import PrefixCache
 from inference.runner import Runner
 from parts import SamplingParams
-from tests.inference.test_batch import Guest, answers, solo
+from tests.inference.test_batch import Guest, answers, make_sequence, solo
 from tests.inference.test_cuda_attention import MaskedAttention, installed
 
 
@@ -217,15 +217,19 @@ def test_a_model_whose_steps_cannot_be_recorded_is_asked_in_the_plain_way(loaded
 
 
 def test_a_row_alone_shares_nothing_with_what_is_kept_of_its_prompt(loaded: Runner) -> None:
-    cache = make_prompt_cache(loaded.model)
-    loaded.model(mx.array([[7] * 17]), cache=cache)
-    kept = copied(cache)
-    before = [np.array(array) for layer in kept for array in (layer.keys, layer.values)]
+    runner = compiled(loaded, worth=0)
+    sequence = make_sequence(runner.tokenizer, Guest(tuple(range(5, 45)), SamplingParams()))
     with installed(loaded.model, MaskedAttention()):
-        kv.own(cache)
-    for layer in cache:
-        assert layer.keys.shape[2] == layer.values.shape[2] == 2 * KVCache.step
-        mx.eval(layer.keys, layer.values)
-        np.array(layer.keys, copy=False)[:] = np.array(layer.values, copy=False)[:] = 9
-    after = [np.array(array) for layer in kept for array in (layer.keys, layer.values)]
+        while not runner.prefill([sequence], 4096):
+            pass
+        runner.join()
+        [entry] = runner.prefix_cache._own
+        kept = [(layer.keys, layer.values) for layer in entry.cache]
+        before = [np.array(array) for pair in kept for array in pair]
+        [batch] = runner._batches
+        for layer in batch._cache:
+            assert layer.keys.shape[2] == layer.values.shape[2] == 3 * KVCache.step
+            mx.eval(layer.keys, layer.values)
+            np.array(layer.keys, copy=False)[:] = np.array(layer.values, copy=False)[:] = 9
+    after = [np.array(array) for pair in kept for array in pair]
     assert all(map(np.array_equal, before, after))

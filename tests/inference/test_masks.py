@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import mlx.core as mx
@@ -102,27 +103,48 @@ def test_a_batch_writes_its_mask_where_it_stood_before(grammars: Grammars) -> No
     assert (np.array(array) == np.array(masks.filled(more, VOCAB))).all()
 
 
-def test_the_guides_read_the_tokens_while_the_block_runs(grammars: Grammars) -> None:
-    rows = guides(grammars)
-    twins = guides(grammars)
+def test_the_guides_read_the_tokens_while_the_block_runs(
+    grammars: Grammars, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, twins = guides(grammars), guides(grammars)
     tokens = [-1 if guide is None else allowed(guide)[0] for guide in rows]
-    filler, mask = masks.MaskFiller(), masks.Mask(VOCAB)
-    has_run = False
-    with filler.filling(mask, rows, mx.array(tokens)) as array:
-        has_run = True
     for guide, token in zip(twins, tokens, strict=True):
         if guide is not None:
             guide.accept(token)
-    assert has_run
+    runs, accept = threading.Event(), Guide.accept
+
+    def accept_while_it_runs(guide: Guide, token: int) -> None:
+        assert runs.wait(10)
+        accept(guide, token)
+
+    monkeypatch.setattr(Guide, "accept", accept_while_it_runs)
+    with masks.MaskFiller().filling(masks.Mask(VOCAB), rows, mx.array(tokens)) as array:
+        runs.set()
     assert (np.array(array) == np.array(masks.filled(twins, VOCAB))).all()
 
 
-def test_a_step_that_cannot_be_started_leaves_no_guide_at_work(grammars: Grammars) -> None:
+def test_a_step_that_cannot_be_started_leaves_no_guide_at_work(
+    grammars: Grammars, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rows = guides(grammars)
     tokens = mx.array([-1 if guide is None else allowed(guide)[0] for guide in rows])
-    with pytest.raises(RuntimeError, match="no memory"):  # noqa: SIM117
-        with masks.MaskFiller().filling(masks.Mask(VOCAB), rows, tokens):
-            raise RuntimeError("no memory")
+    has_failed, accept = threading.Event(), Guide.accept
+
+    def accept_after_all(guide: Guide, token: int) -> None:
+        assert has_failed.wait(10)
+        accept(guide, token)
+
+    monkeypatch.setattr(Guide, "accept", accept_after_all)
+
+    def fail() -> None:
+        has_failed.set()
+        raise RuntimeError("no memory")
+
+    with (
+        pytest.raises(RuntimeError, match="no memory"),
+        masks.MaskFiller().filling(masks.Mask(VOCAB), rows, tokens),
+    ):
+        fail()
     found = [len(guide._accepted) for guide in rows if guide is not None]
     assert found == [1, 2, 3, 1, 2, 3]
 

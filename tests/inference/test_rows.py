@@ -18,7 +18,7 @@ STEP = PaddedKVCache.step
 
 
 def of(*lengths: int, first: int = 0) -> PaddedKVCache:
-    """A batch whose rows hold numbers of their own: row r has r + 1 at its first position, ..."""
+    """A batch whose row r holds 1000 (r + 1), 1000 (r + 1) + 1, ..., and the same below zero."""
     caches = []
     for number, length in enumerate(lengths, first):
         cache = KVCache()
@@ -73,6 +73,8 @@ def test_who_stays_keeps_what_is_his(data: st.DataObject, all_of: list[int]) -> 
         cache.filter(stay)
         assert held(cache) == [(1000.0 * (n + 1), all_of[n]) for n in stay]
         assert min(cache.padding) < (STEP if PaddedKVCache.is_ragged else 1)
+        longest = max(all_of[n] for n in stay)
+        assert -(-(cache._idx + 1) // STEP) == -(-(longest + 1) // STEP)
     finally:
         PaddedKVCache.is_ragged = False
 

@@ -330,3 +330,14 @@ def test_logprobs_of_a_vocabulary_smaller_than_the_most_that_are_given() -> None
 
 def test_logprobs_that_no_one_asked_for_are_not_computed() -> None:
     assert sample([row(), row(temperature=0.0)], make_logits(1, rows=2)).logprobs is None
+
+
+def test_what_the_kernel_reads_lies_side_by_side() -> None:
+    params = [SamplingParams(temperature=t, top_p=0.9, min_p=0.1, top_k=3) for t in (0.5, 1, 2)]
+    sampler = Sampler([Row(p, 7, [1], [2]) for p in params], 64)
+    rules = (sampler._inverse_temperature, sampler._top_p, sampler._min_p, sampler._top_k)
+    for rule in rules:
+        seen = np.array(rule, copy=False)
+        assert seen.shape == (3, 1)
+        assert seen.strides[0] == seen.itemsize
+    assert np.allclose(np.array(rules[0])[:, 0], [2, 1, 0.5])
