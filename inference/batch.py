@@ -47,7 +47,7 @@ class Batch:
         self._sampler: Sampler | None = None
         self._num_steps = 0
         self._is_new = False
-        """Whether nobody has read a token of these rows, and nobody runs beside them."""
+        """Whether nobody has read a token of these rows, with which the batch begins."""
         self._is_behind = False
         """Whether tokens were read before the step that follows them was started."""
 
@@ -70,16 +70,12 @@ class Batch:
         """What the caches take."""
         return sum(layer.nbytes for layer in self._cache)
 
-    def join(self, arrivals: Arrivals, *, is_alone: bool = False) -> None:
-        """Take in sequences whose prompts have been computed.
-
-        `is_alone` when none run, here or in another batch.
-        """
+    def join(self, arrivals: Arrivals) -> None:
+        """Take in sequences whose prompts have been computed."""
         self._catch_up()
-        self._is_new = is_alone
+        self._is_new = not self.rows
         if not self.rows:
             self._cache, self._sampled = arrivals.cache, arrivals.sampled
-            kv.own(self._cache)
         else:
             assert self._sampled is not None
             if len(self.rows) == 1:
@@ -94,7 +90,7 @@ class Batch:
     def step(self) -> Sampled:
         """Give the tokens of the step under way, and start the next.
 
-        First tokens that nobody runs beside are given before: to start a step takes about as long
+        First tokens with which a batch begins are given before: to start a step takes about as long
         as one, because MLX lets only so much be under way.
         """
         self._catch_up()

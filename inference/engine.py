@@ -478,11 +478,14 @@ class Engine:
         self._let_go([self._cancelled.popleft() for _ in range(len(self._cancelled))])
         self._keep_within_budget()
         num_running = len(self._scheduler.running)
-        num_prefilled = self._prefill(self._pace.num_tokens(num_running))
+        num_prefilled, is_whole = self._prefill(self._pace.num_tokens(num_running))
         if self._scheduler.running:
             self._decode()
         self._pace.observe(
-            time.monotonic() - began, num_prefilled=num_prefilled, num_running=num_running
+            time.monotonic() - began,
+            num_prefilled=num_prefilled,
+            num_running=num_running,
+            is_whole=is_whole,
         )
 
     def _keep_within_budget(self) -> None:
@@ -496,12 +499,12 @@ class Engine:
         if budget.limit:
             self._model.runner.limit_prefixes(budget.for_caches - self._scheduler.num_bytes)
 
-    def _prefill(self, max_tokens: int) -> int:
-        """Compute more of the prompts that wait; give the number of tokens."""
+    def _prefill(self, max_tokens: int) -> tuple[int, bool]:
+        """Compute more of the prompts that wait; give the number of tokens, and whether that is all."""
         runner = self._model.runner
         group = self._scheduler.next_prefill(min(max_tokens, runner.max_together), runner.is_short)
         if not group:
-            return 0
+            return 0, False
         self._hand_over()  # what was said does not wait for a prompt too
         counted = group[:1] if have_one_prompt(group) else group
         num_computed = sum(sequence.num_computed for sequence in counted)
@@ -511,11 +514,11 @@ class Engine:
                 raise RuntimeError("what had to be computed whole was not")
         except Exception as error:  # whoever runs is not touched
             self._fail_prompts(group, error)
-            return 0
+            return 0, False
         if is_computed:
             self._scheduler.run(group)
             runner.join()
-        return sum(sequence.num_computed for sequence in counted) - num_computed
+        return sum(sequence.num_computed for sequence in counted) - num_computed, is_computed
 
     def _fail_prompts(self, group: list[Sequence], error: Exception) -> None:
         """One prompt fails alone; of several, each has another try by itself.

@@ -34,7 +34,9 @@ class Pace:
         self._step_s = 0.02
         self._chunk = _Line()
         self._longest = 0
-        self._before = (0, 0)
+        self._under_way = 0
+        """Tokens of the chunk that the next step waits for."""
+        self._has_run = False
 
     def num_tokens(self, num_running: int) -> int:
         """The size of the next chunk."""
@@ -57,17 +59,22 @@ class Pace:
     def _bounded(self, num_tokens: float) -> int:
         return int(min(max(num_tokens, self.SMALLEST), self.LARGEST))
 
-    def observe(self, seconds: float, *, num_prefilled: int, num_running: int) -> None:
+    def observe(
+        self, seconds: float, *, num_prefilled: int, num_running: int, is_whole: bool = False
+    ) -> None:
         """Learn from a step that computed so many tokens of prompts beside so many running rows.
 
-        The device works one step behind: what takes a step long is the chunk of the step before.
+        The device works one step behind: a chunk makes the next step long. What `is_whole`, with
+        the first token behind it, is waited for in its own.
         """
-        before, self._before = self._before, (num_prefilled, num_running)
-        if before[0] >= self.SMALLEST:
-            step_s = self._step_s if before[1] else 0.0
-            self._learn(before[0], max(seconds - step_s, 0.1 * seconds))
-            self._longest = max(self._longest, before[0])
-        elif not (before[0] or num_prefilled) and num_running:
+        under_way, self._under_way = self._under_way, 0 if is_whole else num_prefilled
+        has_run, self._has_run = self._has_run, num_running > 0
+        num_waited = under_way + (num_prefilled if is_whole else 0)
+        if num_waited >= self.SMALLEST:
+            step_s = self._step_s if has_run or num_running else 0.0
+            self._learn(num_waited, max(seconds - step_s, 0.1 * seconds))
+            self._longest = max(self._longest, num_waited)
+        elif not (num_waited or num_prefilled) and num_running:
             self._step_s += 0.1 * (min(seconds, self.DOUBT * self._step_s) - self._step_s)
 
     def _learn(self, num_tokens: int, seconds: float) -> None:

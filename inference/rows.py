@@ -198,16 +198,29 @@ def own(cache: Cache) -> None:
         _move(cache)
 
 
+def make_room(cache: Cache, length: int) -> None:
+    """Make room for so many positions and one more in one row's caches, in whole steps.
+
+    Grown by what comes, they would have a size that no memory had before, and again when they
+    decode.
+    """
+    if can_pad(cache) and cache[0].keys is not None and cache[0].keys.shape[2] != _room(length):
+        _move(cache, length)
+
+
 def finish_writing() -> None:
     """Wait until attention has written what is under way, which MLX does not know of."""
     if PaddedKVCache.is_ragged:
         mx.synchronize()
 
 
-def _move(cache: Cache) -> None:
-    """Put what is taken into other memory, with room for one more position in whole steps."""
+def _move(cache: Cache, length: int | None = None) -> None:
+    """Put what is taken into other memory, with room for so many positions and one more.
+
+    As many as are taken, if nothing is said.
+    """
     taken = end(cache[0])
-    wanted = _room(taken)
+    wanted = _room(taken if length is None else length)
     for layer in cache:
         more = [(0, 0), (0, 0), (0, wanted - taken), (0, 0)]
         layer.keys = mx.pad(layer.keys[..., :taken, :], more)

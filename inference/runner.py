@@ -122,8 +122,9 @@ class Runner:
         """Let the sequences whose prompts were computed last join the batch."""
         arrivals, self._arrivals = self._arrivals, None
         assert arrivals is not None
-        is_alone = not self._batches
-        self._batch_for(arrivals).join(arrivals, is_alone=is_alone)
+        if self.prefix_cache.has_folder:
+            kv.own(arrivals.cache)
+        self._batch_for(arrivals).join(arrivals)
         for sequence in arrivals.rows:
             sequence.cache = sequence.sent = None
 
@@ -263,6 +264,8 @@ class Runner:
         is_end = end == sequence.num_tokens
         num_left = end - sequence.num_computed
         can_continue = self.shapes.is_planned and self.can_pad and sequence.num_computed
+        if is_end and can_continue:
+            kv.make_room(sequence.cache, end)
         if is_end and num_left > 1 and can_continue:
             logits = self._continued(sequence)
         else:

@@ -216,7 +216,10 @@ def test_a_model_whose_steps_cannot_be_recorded_is_asked_in_the_plain_way(loaded
     assert decoder.has_given_up
 
 
-def test_a_row_alone_shares_nothing_with_what_is_kept_of_its_prompt(loaded: Runner) -> None:
+def test_a_row_alone_shares_nothing_with_what_another_thread_reads_of_its_prompt(
+    loaded: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(PrefixCache, "has_folder", True)
     runner = compiled(loaded, worth=0)
     sequence = make_sequence(runner.tokenizer, Guest(tuple(range(5, 45)), SamplingParams()))
     with installed(loaded.model, MaskedAttention()):

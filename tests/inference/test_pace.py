@@ -10,8 +10,15 @@ from inference.outbox import seconds_between_pieces
 from inference.pace import Pace
 
 
-def observe(pace: Pace, seconds: float, num_prefilled: int = 0, num_running: int = 0) -> None:
-    pace.observe(seconds, num_prefilled=num_prefilled, num_running=num_running)
+def observe(
+    pace: Pace,
+    seconds: float,
+    num_prefilled: int = 0,
+    num_running: int = 0,
+    *,
+    is_whole: bool = False,
+) -> None:
+    pace.observe(seconds, num_prefilled=num_prefilled, num_running=num_running, is_whole=is_whole)
 
 
 def served(pace: Pace, *, step_s: float, at_once: float, per_token: float) -> int:
@@ -69,6 +76,26 @@ def test_a_step_is_as_long_as_the_chunk_before_it_made_it() -> None:
         observe(pace, 0.12, num_running=1)
     assert pace.num_tokens(0) == pytest.approx(1000 * Pace.ALONE_S, rel=0.1)
     assert pace.num_tokens(1) == Pace.SMALLEST
+
+
+def test_short_prompts_are_waited_for_in_the_step_that_computes_them() -> None:
+    """A chunk that is no end is not; a device to which prompts seem to cost nothing gets all."""
+    pace = Pace()
+    found = served(pace, step_s=0.007, at_once=0.001, per_token=3e-5)
+    for _ in range(5):
+        observe(pace, 0.007 + 0.001 + 3e-5 * 1800, 1800, 3, is_whole=True)
+        for _ in range(20):
+            observe(pace, 0.007, num_running=11)
+    assert pace.num_tokens(3) == pytest.approx(found, rel=0.2)
+
+
+def test_the_end_of_a_long_prompt_is_waited_for_with_the_chunk_before_it() -> None:
+    pace = Pace()
+    for _ in range(30):
+        observe(pace, 0.0, num_prefilled=1000)
+        observe(pace, 0.0001 * 1000, num_prefilled=500)
+        observe(pace, 0.0001 * (500 + 100), num_prefilled=100, is_whole=True)
+    assert pace.num_tokens(0) == pytest.approx(Pace.ALONE_S / 0.0001, rel=0.1)
 
 
 def test_one_that_took_long_is_soon_forgotten() -> None:
