@@ -500,7 +500,10 @@ class Engine:
             self._model.runner.limit_prefixes(budget.for_caches - self._scheduler.num_bytes)
 
     def _prefill(self, max_tokens: int) -> tuple[int, bool]:
-        """Compute more of the prompts that wait; give the number of tokens, and whether that is all."""
+        """Compute more of the prompts that wait.
+
+        Give the number of tokens, and whether the first of an answer follows them.
+        """
         runner = self._model.runner
         group = self._scheduler.next_prefill(min(max_tokens, runner.max_together), runner.is_short)
         if not group:
