@@ -74,6 +74,7 @@ class Stepper(Protocol):
 
     can_batch: bool
     max_together: int
+    waited_s: float
 
     def is_short(self, sequence: Sequence) -> bool: ...
     def prefill(self, sequences: list[Sequence], max_tokens: int) -> bool: ...
@@ -485,6 +486,7 @@ class Engine:
             time.monotonic() - began,
             num_prefilled=num_prefilled,
             num_running=num_running,
+            waited_s=self._model.runner.waited_s if num_prefilled else 0.0,
             is_whole=is_whole,
         )
 

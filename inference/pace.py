@@ -34,9 +34,8 @@ class Pace:
         self._step_s = 0.02
         self._chunk = _Line()
         self._longest = 0
-        self._under_way = 0
-        """Tokens of the chunk that the next step waits for."""
-        self._has_run = False
+        self._under_way = (0, 0.0)
+        """Tokens of the chunk that the next step waits for, and the seconds that it has taken."""
 
     def num_tokens(self, num_running: int) -> int:
         """The size of the next chunk."""
@@ -60,21 +59,29 @@ class Pace:
         return int(min(max(num_tokens, self.SMALLEST), self.LARGEST))
 
     def observe(
-        self, seconds: float, *, num_prefilled: int, num_running: int, is_whole: bool = False
+        self,
+        seconds: float,
+        *,
+        num_prefilled: int,
+        num_running: int,
+        waited_s: float = 0.0,
+        is_whole: bool = False,
     ) -> None:
         """Learn from a step that computed so many tokens of prompts beside so many running rows.
 
-        The device works one step behind: a chunk makes the next step long. What `is_whole`, with
-        the first token behind it, is waited for in its own.
+        A chunk takes what the host needs to put it under way, all of it where there is no device
+        besides, and what the next step waits for it: `waited_s` is that of the chunk before. What
+        `is_whole`, with the first token behind it, is waited for in its own step.
         """
-        under_way, self._under_way = self._under_way, 0 if is_whole else num_prefilled
-        has_run, self._has_run = self._has_run, num_running > 0
-        num_waited = under_way + (num_prefilled if is_whole else 0)
-        if num_waited >= self.SMALLEST:
-            step_s = self._step_s if has_run or num_running else 0.0
-            self._learn(num_waited, max(seconds - step_s, 0.1 * seconds))
-            self._longest = max(self._longest, num_waited)
-        elif not (num_waited or num_prefilled) and num_running:
+        step_s = self._step_s if num_running else 0.0
+        own_s = max(seconds - waited_s - step_s, 0.0)
+        (num_before, before_s), self._under_way = self._under_way, (0, 0.0)
+        if is_whole or not num_prefilled:
+            self._learn(num_before + num_prefilled, before_s + waited_s + own_s)
+        else:
+            self._learn(num_before, before_s + waited_s)
+            self._under_way = (num_prefilled, own_s)
+        if not (num_before or num_prefilled) and num_running:
             self._step_s += 0.1 * (min(seconds, self.DOUBT * self._step_s) - self._step_s)
 
     def _learn(self, num_tokens: int, seconds: float) -> None:
@@ -84,6 +91,8 @@ class Pace:
         took much longer than others did counts for little, and what took much less shows that the
         others waited for something.
         """
+        if num_tokens < self.SMALLEST:
+            return
         if self._longest:
             at_once, per_token = self._chunk.fit()
             expected = at_once + per_token * num_tokens
@@ -91,6 +100,7 @@ class Pace:
             if seconds < expected / self.DOUBT:
                 self._chunk = _Line()
         self._chunk.observe(num_tokens, seconds)
+        self._longest = max(self._longest, num_tokens)
 
 
 class _Line:

@@ -8,6 +8,7 @@ what goes to the disk.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -99,6 +100,8 @@ class Runner:
         self._arrivals: Arrivals | None = None
         self._under_way: list[Any] = []
         """The state of the chunk that the device may still be computing."""
+        self.waited_s = 0.0
+        """Seconds for which the last prefill waited for the chunk before it."""
 
     def is_short(self, sequence: Sequence) -> bool:
         """Whether a sequence that waits can be computed in one go with others like it."""
@@ -111,6 +114,7 @@ class Runner:
 
         Returns whether all is computed, and the first token under way: then they can `join`.
         """
+        self.waited_s = 0.0
         is_planned = self.shapes.is_planned and self.is_short(sequences[0])
         if is_planned or not have_one_prompt(sequences):
             self._arrivals = self._prefill_together(sequences)
@@ -304,7 +308,9 @@ class Runner:
         """Let the device work on one chunk while the next is prepared, and no further ahead."""
         mx.async_eval(state)
         before, self._under_way = self._under_way, state
+        began = time.monotonic()
         mx.eval(before)
+        self.waited_s = time.monotonic() - began
 
     @property
     def num_bytes(self) -> int:

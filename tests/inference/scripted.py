@@ -79,6 +79,8 @@ class Script:
     def is_short(self, sequence: Sequence) -> bool:
         return self.can_group and sequence.num_tokens < 100
 
+    waited_s = 0.0
+
     def prefill(self, sequences: list[Sequence], max_tokens: int) -> bool:
         assert not any(sequence in self.rows for sequence in sequences)
         self._called("prefill", sequences)
