@@ -8,12 +8,11 @@ warps share out what is summed up, on tensor cores (PTX ISA, `mma.m16n8k16`).
 from __future__ import annotations
 
 import functools
-import logging
 from typing import Any, cast
 
 import mlx.core as mx
 
-log = logging.getLogger(__name__)
+from inference.cuda_kernel import that_works
 
 MOST_ROWS = 32
 LARGEST = 2**24
@@ -152,15 +151,12 @@ class FewRows:
 @functools.cache
 def few_rows() -> FewRows | None:
     """The kernel, where there is one that works."""
-    if not mx.cuda.is_available():
-        return None
-    found = FewRows()
-    try:
-        for dtype in (mx.bfloat16, mx.float16):
-            x, weight = mx.ones((3, DEPTH), dtype), mx.ones((COLUMNS, DEPTH), dtype)
-            if not mx.array_equal(found(x, weight), x @ weight.T).item():
-                raise ValueError("it gives other numbers")
-    except Exception as error:  # what is missing here is known to the compiler alone
-        log.warning("no kernel for small products can be used, which costs some speed: %s", error)
-        return None
-    return found
+    return that_works(FewRows, _is_right, otherwise="products of few rows cost some speed")
+
+
+def _is_right(multiply: FewRows) -> bool:
+    def agrees(dtype: mx.Dtype) -> bool:
+        x, weight = mx.ones((3, DEPTH), dtype), mx.ones((COLUMNS, DEPTH), dtype)
+        return bool(mx.array_equal(multiply(x, weight), x @ weight.T).item())
+
+    return agrees(mx.bfloat16) and agrees(mx.float16)

@@ -6,12 +6,11 @@ It reads a mask where that lies in the host's memory, each word once.
 from __future__ import annotations
 
 import functools
-import logging
 from typing import Any, cast
 
 import mlx.core as mx
 
-log = logging.getLogger(__name__)
+from inference.cuda_kernel import that_works
 
 SPAN = 2048
 """Tokens of one block of threads."""
@@ -65,15 +64,12 @@ class MaskKernel:
 @functools.cache
 def kernel() -> MaskKernel | None:
     """The kernel, where there is one that works."""
-    if not mx.cuda.is_available():
-        return None
-    found = MaskKernel()
+    return that_works(MaskKernel, _is_right, otherwise="masks cost some speed")
+
+
+def _is_right(apply: MaskKernel) -> bool:
     mask = mx.array([[5]], mx.uint32)
-    try:
-        for dtype in (mx.bfloat16, mx.float16, mx.float32):
-            if mx.isinf(found(mx.zeros((1, 4), dtype), mask)).tolist() != [[False, True] * 2]:
-                raise ValueError("it gives other numbers")
-    except Exception as error:  # what is missing here is known to the compiler alone
-        log.warning("no kernel for masks can be used, which costs some speed: %s", error)
-        return None
-    return found
+    return all(
+        mx.isinf(apply(mx.zeros((1, 4), dtype), mask)).tolist() == [[False, True, False, True]]
+        for dtype in (mx.bfloat16, mx.float16, mx.float32)
+    )
