@@ -235,13 +235,15 @@ class Runner:
     def warm_up(self, max_tokens: int = 2048) -> None:
         """Plan the shapes of short prompts, so that the first clients do not wait for it.
 
-        And sample once greedily and once by every rule, which compiles what they need.
+        And sample behind a mask, once greedily and once by every rule, which compiles what they
+        need.
         """
         logits = mx.zeros((2, self.vocab_size))
+        mask = mx.full((2, -(-self.vocab_size // 32)), 2**32 - 1, mx.uint32)
         rules = (SamplingParams(temperature=0), SamplingParams(top_k=9, min_p=0.1, top_logprobs=1))
         for params in rules:
             sampler = Sampler([Row(params, 0, [0], [0])] * 2, self.vocab_size)
-            mx.eval(sampler.sample(logits).arrays)
+            mx.eval(sampler.sample(logits, mask).arrays)
         if self.shapes.is_planned and self.can_pad:
             for num_rows in (1, 2, 4, 8):
                 for num_tokens in (32, 64, 128, 256, 512):

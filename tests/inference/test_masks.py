@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+import mlx_lm
 import numpy as np
 import pytest
 
@@ -13,6 +15,8 @@ from inference import mask_kernel, masks
 from inference.grammar import Grammars
 from inference.guide import Guide
 from inference.parser import Markers
+from inference.prefix_cache import PrefixCache
+from inference.runner import Runner
 from parts import Constraint, Message, Prompt
 
 VOCAB = 2_048
@@ -42,9 +46,7 @@ def allowed(guide: Guide) -> list[int]:
 
 
 def alone(guide: Guide) -> np.ndarray:
-    mask = np.full((1, VOCAB // 32), -1, np.int32)
-    guide.fill(mask, 0)
-    return mask
+    return np.array(masks.filled([guide], VOCAB)).view(np.int32)
 
 
 def bits(mask: np.ndarray) -> np.ndarray:
@@ -147,6 +149,18 @@ def test_a_step_that_cannot_be_started_leaves_no_guide_at_work(
         fail()
     found = [len(guide._accepted) for guide in rows if guide is not None]
     assert found == [1, 2, 3, 1, 2, 3]
+
+
+def test_what_applies_masks_is_there_before_the_first_client(
+    tokenizer: Any, float32_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To compile a kernel takes seconds, for which all would wait."""
+    model, _ = mlx_lm.load(str(float32_model))
+    runner = Runner(model, tokenizer, vocab_size=VOCAB, prefix_cache=PrefixCache(0))
+    asked = []
+    monkeypatch.setattr(mask_kernel, "kernel", lambda: asked.append(1))
+    runner.warm_up()
+    assert asked
 
 
 @pytest.mark.skipif(not mx.cuda.is_available(), reason="no CUDA here")
