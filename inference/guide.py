@@ -110,11 +110,15 @@ class Guide:
         if not matcher.consume_token(token) and not self._is_found_again():
             self._lose(len(self._accepted) - 1)
 
-    def fill(self, mask: np.ndarray, row: int) -> None:
-        """Write what may come next into a row of `mask` ([B, ⌈vocabulary / 32⌉] int32, all set)."""
-        if self._follows is not None:
-            fill_next_token_bitmask(self._follows, mask, row)
-        self._finish(mask, row)
+    @staticmethod
+    def fill(guides: Sequence[Guide | None], mask: np.ndarray, executor: LLExecutor) -> None:
+        """Write into `mask` ([B, ⌈vocabulary / 32⌉] int32, all set) what may come next."""
+        found = [(guide, row) for row, guide in enumerate(guides) if guide is not None]
+        matchers = [(guide._follows, row) for guide, row in found if guide._follows is not None]
+        if matchers:
+            fill_next_token_bitmask_par(executor, matchers, mask)
+        for guide, row in found:
+            guide._finish(mask, row)
 
     @property
     def _follows(self) -> LLMatcher | None:
@@ -131,18 +135,6 @@ class Guide:
                 mask[row] = -1
         if self._must_close and not self.error:
             self._close(mask, row)
-
-    @staticmethod
-    def fill_together(
-        guides: Sequence[Guide | None], mask: np.ndarray, executor: LLExecutor
-    ) -> None:
-        """The same for all rows that have a guide."""
-        found = [(guide, row) for row, guide in enumerate(guides) if guide is not None]
-        matchers = [(g._follows, row) for g, row in found if g._follows is not None]
-        if matchers:
-            fill_next_token_bitmask_par(executor, matchers, mask)
-        for guide, row in found:
-            guide._finish(mask, row)
 
     def _is_found_again(self) -> bool:
         """Whether the way goes on with a lexer that remembers nothing but this answer."""

@@ -63,7 +63,7 @@ class Mask:
         """Write what the guides let each row choose from, without a look at the device."""
         words = self._words[: len(guides)]
         words.fill(-1)
-        Guide.fill_together(guides, words, _AT_ONCE)
+        Guide.fill(guides, words, _AT_ONCE)
 
 
 class MaskFiller:
@@ -105,5 +105,5 @@ def filled(guides: Guides, vocab_size: int) -> mx.array | None:
     if not any(guides):
         return None
     words = np.full((len(guides), (vocab_size + 31) // 32), -1, np.int32)
-    Guide.fill_together(guides, words, _AT_ONCE)
+    Guide.fill(guides, words, _AT_ONCE)
     return mx.array(words.view(np.uint32))

@@ -1,4 +1,4 @@
-"""What the tests of parser and sequence share: texts as tokens, and parts folded into a whole."""
+"""What tests of answers share: texts as tokens, parts folded into a whole, what a guide allows."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
+
+from inference.guide import Guide
+from inference.masks import filled
 from inference.parser import Markers
 from parts import Finish, Part, Reasoning, Text, TokenLogprob, Tool, ToolArguments, ToolCall
 
@@ -21,6 +25,12 @@ class Folded:
     calls: list[tuple[str, str]] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
     finish: Finish | None = None
+
+
+def allowed_bits(guide: Guide, vocab_size: int) -> np.ndarray:
+    """Whether each token may come next; some more bits fill up the last word."""
+    mask = filled([guide], vocab_size)
+    return np.unpackbits(np.array(mask).view(np.uint8), bitorder="little")
 
 
 def folded(parts: Iterable[Part]) -> Folded:

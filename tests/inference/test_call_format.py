@@ -20,7 +20,7 @@ from inference.parser import Markers, Parser
 from parts import InvalidRequest, Message, Part, Prompt, Tool, ToolArguments, ToolCall
 from tests.conftest import DEMO
 from tests.demo import ENDS
-from tests.inference.spoken import Folded, folded
+from tests.inference.spoken import Folded, allowed_bits, folded
 from tests.inference.test_grammar import is_valid
 
 CONTROL: dict[str, list[str]] = {
@@ -94,10 +94,8 @@ class Spoken:
         chooser = random.Random(seed)
         tokens: list[int] = []
         for _ in range(num_tokens):
-            mask = np.full((1, (len(self.words) + 31) // 32), -1, np.int32)
-            guide.fill(mask, 0)
-            bits = np.unpackbits(mask.view(np.uint8), bitorder="little")[: len(self.words)]
-            choices = np.flatnonzero(bits).tolist()
+            bits = allowed_bits(guide, len(self.words))
+            choices = np.flatnonzero(bits[: len(self.words)]).tolist()
             assert choices and not guide.error, guide.error
             closing = [t for t in choices if t in ENDS or self.words[t].startswith(CLOSING)]
             token = chooser.choice(closing if closing and chooser.random() < 0.5 else choices)

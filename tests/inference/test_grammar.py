@@ -34,7 +34,7 @@ from tests import demo
 from tests.conftest import DEMO
 from tests.inference.schemas import Schemas
 from tests.inference.scripted import whole
-from tests.inference.spoken import WEATHER, Folded, as_tokens, spelled
+from tests.inference.spoken import WEATHER, Folded, allowed_bits, as_tokens, spelled
 from tests.inference.test_runner import Faulty, loading
 
 VOCAB = demo.VOCAB_SIZE
@@ -57,9 +57,7 @@ def prompt_for(
 
 
 def allowed(guide: Guide) -> list[int]:
-    mask = np.full((1, (VOCAB + 31) // 32), -1, np.int32)
-    guide.fill(mask, 0)
-    return np.flatnonzero(np.unpackbits(mask.view(np.uint8), bitorder="little")[:VOCAB]).tolist()
+    return np.flatnonzero(allowed_bits(guide, VOCAB)[:VOCAB]).tolist()
 
 
 def walked(tokenizer: Any, guide: Guide, seed: int, num_tokens: int = 300) -> str | None:
@@ -1082,7 +1080,5 @@ def test_the_padding_of_the_vocabulary_is_never_allowed(tokenizer: Any, vocab_si
     grammars = Grammars(tokenizer, Markers.of(tokenizer), vocab_size=vocab_size)
     guide = grammars.guide(prompt_for("regex", "(.|\n)*"), [1])
     assert guide is not None
-    mask = np.full((1, (vocab_size + 31) // 32), -1, np.int32)
-    guide.fill(mask, 0)
-    bits = np.unpackbits(mask.view(np.uint8), bitorder="little")
+    bits = allowed_bits(guide, vocab_size)
     assert bits[:VOCAB].sum() > 1000 and not bits[VOCAB:].any()
