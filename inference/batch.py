@@ -13,7 +13,7 @@ import mlx.core as mx
 
 from inference import rows as kv
 from inference.decoder import Decoder
-from inference.masks import Mask, MaskFiller, filled
+from inference.masks import MaskFiller, filled
 from inference.rows import Cache
 from inference.sampling import Row, Sampled, Sampler
 from inference.sequence import Sequence
@@ -38,7 +38,6 @@ class Batch:
     def __init__(self, decoder: Decoder, masks: MaskFiller, vocab_size: int) -> None:
         self._decoder = decoder
         self._masks = masks
-        self._mask = Mask(vocab_size)
         self._vocab_size = vocab_size
         self.rows: list[Sequence] = []
         self._cache: Cache = []
@@ -126,14 +125,17 @@ class Batch:
         if self._num_steps % SETTLE_EVERY == 0:
             kv.settle(self._cache)
         guides = [sequence.guide for sequence in self.rows]
-        mask = None
         if any(guides):
             # What may come next depends on what has come. While the step is put under way, the
             # guides read the tokens behind which they stand.
-            with self._masks.filling(self._mask, guides, current.told) as mask:
+            with self._masks.filling(guides, current.told) as mask:
                 mx.async_eval(logits)
-        self._sampled = sampler.sample(logits, mask)
-        mx.async_eval(self._sampled.arrays)
+                sampled = sampler.sample(logits, mask)
+            mx.async_eval([*sampled.arrays, *self._masks.posting(sampled.told)])
+        else:
+            sampled = sampler.sample(logits)
+            mx.async_eval(sampled.arrays)
+        self._sampled = sampled
 
     def extract(self, sequence: Sequence) -> Cache:
         """Give a row's caches, as plain caches of its own."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import logging
+import weakref
 from typing import Any
 
 import mlx.core as mx
@@ -17,17 +18,24 @@ HOST, DEVICE = -1, 0
 log = logging.getLogger(__name__)
 
 
-def keep_on_host(view: np.ndarray) -> None:
-    """Have the device read the memory of `view` where it lies, in the host's memory.
+class HostKept:
+    """An array that the device reads, and may write, where it lies in the host's memory.
 
-    Else each page of it moves to the device when that reads it, and back when the host writes to
-    it, for 20 µs and more each way. That is only advice: where it cannot be given, pages move.
+    Else each page of it moves to the device when that uses it, and back when the host does, for
+    20 µs and more each way. That is only advice: where it cannot be given, pages move.
     """
-    _advise(view, (PREFER, HOST), (ACCESSED_BY, DEVICE))
+
+    def __init__(self, shape: tuple[int, ...], dtype: type[np.generic]) -> None:
+        self.array = mx.array(np.empty(shape, dtype))
+        self.view = np.array(self.array, copy=False)
+        """The same memory, as the host sees it."""
+        if self.view.size:
+            _advise(self.view, (PREFER, HOST), (ACCESSED_BY, DEVICE))
+            # Whoever gets the memory next may be on the device.
+            weakref.finalize(self, _let_move, self.view).atexit = False
 
 
-def let_move(view: np.ndarray) -> None:
-    """Take that back, before the memory is given to somebody else."""
+def _let_move(view: np.ndarray) -> None:
     _advise(view, (PREFER_NO_MORE, HOST), (ACCESSED_BY_NO_MORE, DEVICE))
 
 

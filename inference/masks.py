@@ -7,16 +7,17 @@ the masks of a step are filled on a thread of their own, while the step is put u
 from __future__ import annotations
 
 import contextlib
-import weakref
+import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from concurrent.futures import Executor
+from typing import Any, cast
 
 import mlx.core as mx
 import numpy as np
 from llguidance import LLExecutor
 
-from inference import cuda_memory
+from inference.cuda_mailbox import Mailbox
+from inference.cuda_memory import HostKept
 from inference.guide import Guide
 
 _AT_ONCE = LLExecutor(1)
@@ -37,64 +38,86 @@ class Mask:
 
     def __init__(self, vocab_size: int) -> None:
         self._width = (vocab_size + 31) // 32
-        self._room: mx.array | None = None
-        self._words = np.empty((0, self._width), np.int32)
-        self._moving: weakref.finalize[..., Mask] | None = None
+        self._room = HostKept((0, self._width), np.uint32)
 
     def of(self, num_rows: int) -> mx.array:
         """The mask of so many rows: [B, ⌈vocabulary / 32⌉] uint32.
 
         What was given before must be done with when the mask is filled again.
         """
-        if self._room is None or len(self._words) < num_rows:
-            if self._moving is not None:
-                self._moving()
+        if len(self._room.view) < num_rows:
             most = 1 << (num_rows - 1).bit_length()
-            self._room = mx.array(np.empty((most, self._width), np.uint32))
-            mx.eval(self._room)
-            self._words = np.array(self._room, copy=False).view(np.int32)
-            cuda_memory.keep_on_host(self._words)
-            # Whoever gets the memory next may be on the device.
-            self._moving = weakref.finalize(self, cuda_memory.let_move, self._words)
-            self._moving.atexit = False
-        return self._room[:num_rows]
+            self._room = HostKept((most, self._width), np.uint32)
+        return self._room.array[:num_rows]
 
     def fill(self, guides: Guides) -> None:
         """Write what the guides let each row choose from, without a look at the device."""
-        words = self._words[: len(guides)]
+        words = self._room.view[: len(guides)].view(np.int32)
         words.fill(-1)
         Guide.fill(guides, words, _AT_ONCE)
 
 
 class MaskFiller:
-    """A thread on which guides read the tokens of a step, and say what may follow."""
+    """Has the guides of a batch read the tokens of a step on another thread, and fill its mask."""
 
-    def __init__(self) -> None:
-        self._thread = ThreadPoolExecutor(1, "masks")
+    def __init__(self, thread: Executor, vocab_size: int, mailbox: Mailbox | None = None) -> None:
+        """`mailbox` where the device can leave the tokens of a step for that thread."""
+        self._thread = thread
+        self._mask = Mask(vocab_size)
+        self._mailbox = mailbox
+        self._posted: mx.array | None = None
+        """The tokens that come to the mailbox."""
+
+    def posting(self, tokens: mx.array) -> list[mx.array]:
+        """What must be evaluated with the `tokens` of a step, so that they come the sooner."""
+        if self._mailbox is None:
+            return []
+        self._posted = tokens
+        return [self._mailbox.post(tokens)]
 
     @contextlib.contextmanager
-    def filling(self, mask: Mask, guides: Guides, tokens: mx.array) -> Iterator[mx.array]:
-        """Have `mask` say what may follow `tokens` ([B] int32, under way; -1 for none).
+    def filling(self, guides: Guides, tokens: mx.array) -> Iterator[mx.array]:
+        """Give the mask that says what may follow `tokens` ([B] int32, under way; -1 for none).
 
-        It does so when the block ends, which is to start what the device does next: that takes the
-        host some time too. The block begins when the tokens have been read. The other thread may
-        not wait for them: an array is not to be looked at while what follows from it is put under
-        way.
+        It says so when the block ends, which is to start what the device does next: that takes the
+        host some time too. Without a mailbox the block begins when the tokens have been read: an
+        array is not to be looked at while what follows from it is put under way.
         """
-        mx.eval(tokens)  # which were chosen by what the mask says until now
-        array = mask.of(len(guides))
-        filling = self._thread.submit(_accept_and_fill, mask, guides, tokens.tolist())
+        array, is_given_up = self._mask.of(len(guides)), threading.Event()
+        if self._mailbox is None:
+            filling = self._thread.submit(self._accept_and_fill, guides, _read(tokens))
+        else:
+            if self._posted is not tokens:  # rows have come or gone
+                mx.async_eval(self.posting(tokens))
+            filling = self._thread.submit(self._receive_and_fill, guides, is_given_up)
+        self._posted = None
         try:
             yield array
-        finally:
+        except BaseException:
+            is_given_up.set()
             filling.result()  # nobody touches a guide that is still at work
+            raise
+        if not filling.result():
+            self._accept_and_fill(guides, _read(tokens))
+
+    def _receive_and_fill(self, guides: Guides, is_given_up: threading.Event) -> bool:
+        assert self._mailbox is not None
+        tokens = self._mailbox.receive(len(guides), is_given_up)
+        return tokens is not None and self._accept_and_fill(guides, tokens)
+
+    def _accept_and_fill(self, guides: Guides, tokens: list[int]) -> bool:
+        # The tokens were chosen by what the mask says until now.
+        for guide, token in zip(guides, tokens, strict=True):
+            if guide is not None and token >= 0:
+                guide.accept(token)
+        self._mask.fill(guides)
+        return True
 
 
-def _accept_and_fill(mask: Mask, guides: Guides, tokens: Any) -> None:
-    for guide, token in zip(guides, tokens, strict=True):
-        if guide is not None and token >= 0:
-            guide.accept(token)
-    mask.fill(guides)
+def _read(tokens: mx.array) -> list[int]:
+    mx.eval(tokens)
+    found: Any = tokens.tolist()
+    return cast(list[int], found)
 
 
 def filled(guides: Guides, vocab_size: int) -> mx.array | None:

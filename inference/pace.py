@@ -16,7 +16,7 @@ class Pace:
 
     ALONE_S = 0.25
     """Seconds for one chunk when nobody else is running."""
-    PAUSE = 2.4
+    PAUSE = 2.75
     """How many times as long a stream may wait for a piece while a chunk is computed. Readers see
     pieces, not steps: where a piece holds several steps, a chunk may be so much longer."""
     SMALLEST, LARGEST = 32, 4096

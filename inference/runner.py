@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import mlx.core as mx
@@ -23,6 +24,7 @@ from mlx_lm.models.cache import (
 from inference import rows as kv
 from inference.batch import Arrivals, Batch, first_tokens
 from inference.cache_layers import copied
+from inference.cuda_mailbox import mailbox
 from inference.decoder import CompiledDecoder, Decoder
 from inference.detokenizer import token_bytes
 from inference.masks import MaskFiller
@@ -92,7 +94,8 @@ class Runner:
         self.max_together = max(SHORT, max_logits_bytes // (4 * vocab_size))
         """Tokens of prompts computed together."""
         self._decoder = CompiledDecoder(model) if is_compiled else Decoder(model)
-        self._masks = MaskFiller()
+        self._guiding = ThreadPoolExecutor(1, "guides")
+        """A thread for all guides: they share what their lexers remember."""
         self._num_opening = num_opening
         self.shapes = shapes
         self._max_padding_bytes = max_padding_bytes
@@ -137,7 +140,8 @@ class Runner:
         for batch in self._batches:
             if self._fit(batch, arrivals):
                 return batch
-        self._batches.append(Batch(self._decoder, self._masks, self.vocab_size))
+        masks = MaskFiller(self._guiding, self.vocab_size, mailbox())
+        self._batches.append(Batch(self._decoder, masks, self.vocab_size))
         return self._batches[-1]
 
     def _fit(self, batch: Batch, arrivals: Arrivals) -> bool:
@@ -341,6 +345,9 @@ class Runner:
         short = self.shapes.few if self.shapes.few and sequence.num_computed else SHORT
         if num_left == 1 or (self._can_trim and num_left <= min(short, max_tokens)):
             return sequence.num_tokens
+        if self._batches and num_left <= max_tokens:
+            # The end of a prompt waits for the chunk before it, and so do those who decode.
+            max_tokens //= 2
         stops = [*self._checkpoints(sequence), sequence.num_tokens - 1]
         far = sequence.num_computed + self.shapes.chunk(
             sequence.num_computed, max_tokens, num_left - 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import mlx_lm
 import numpy as np
 import pytest
 
-from inference import mask_kernel, masks
+from inference import cuda_mailbox, mask_kernel, masks
+from inference.cuda_mailbox import Mailbox
 from inference.grammar import Grammars
 from inference.guide import Guide
 from inference.parser import Markers
@@ -105,8 +107,60 @@ def test_a_batch_writes_its_mask_where_it_stood_before(grammars: Grammars) -> No
     assert (np.array(array) == np.array(masks.filled(more, VOCAB))).all()
 
 
+class Device(Mailbox):
+    """A mailbox into which the test posts the tokens, when it is time."""
+
+    def __init__(self, *, is_silent: bool = False) -> None:
+        super().__init__()
+        self.is_silent = is_silent
+
+    def post(self, tokens: mx.array) -> mx.array:
+        posted = super().post(tokens)
+        if not self.is_silent:
+            self._slots.view[: tokens.shape[0]] = tokens.tolist()
+        return posted
+
+    def _post(self, **_: Any) -> list[mx.array]:
+        return [mx.zeros(1)]
+
+
+def filler(mailbox: Mailbox | None) -> masks.MaskFiller:
+    return masks.MaskFiller(ThreadPoolExecutor(1), VOCAB, mailbox)
+
+
+@pytest.mark.parametrize("is_posted", [False, True])
+def test_a_step_after_another_finds_its_own_tokens(grammars: Grammars, is_posted: bool) -> None:
+    rows, twins = guides(grammars), guides(grammars)
+    fills = filler(Device())
+    for _ in range(3):
+        tokens = [-1 if guide is None else allowed(guide)[0] for guide in twins]
+        told = mx.array(tokens)
+        if is_posted:
+            assert len(fills.posting(told)) == 1
+        with fills.filling(rows, told) as array:
+            pass
+        for guide, token in zip(twins, tokens, strict=True):
+            if guide is not None:
+                guide.accept(token)
+        assert (np.array(array) == np.array(masks.filled(twins, VOCAB))).all()
+
+
+def test_tokens_of_rows_that_left_are_not_read(grammars: Grammars) -> None:
+    rows, twins = guides(grammars)[4:], guides(grammars)[4:]
+    tokens = [-1 if guide is None else allowed(guide)[0] for guide in twins]
+    fills = filler(Device())
+    fills.posting(mx.array([9, 9, *tokens]))
+    with fills.filling(rows, mx.array(tokens)) as array:
+        pass
+    for guide, token in zip(twins, tokens, strict=True):
+        if guide is not None:
+            guide.accept(token)
+    assert (np.array(array) == np.array(masks.filled(twins, VOCAB))).all()
+
+
+@pytest.mark.parametrize("mailbox", [None, Device()])
 def test_the_guides_read_the_tokens_while_the_block_runs(
-    grammars: Grammars, monkeypatch: pytest.MonkeyPatch
+    grammars: Grammars, monkeypatch: pytest.MonkeyPatch, mailbox: Mailbox | None
 ) -> None:
     rows, twins = guides(grammars), guides(grammars)
     tokens = [-1 if guide is None else allowed(guide)[0] for guide in rows]
@@ -120,13 +174,39 @@ def test_the_guides_read_the_tokens_while_the_block_runs(
         accept(guide, token)
 
     monkeypatch.setattr(Guide, "accept", accept_while_it_runs)
-    with masks.MaskFiller().filling(masks.Mask(VOCAB), rows, mx.array(tokens)) as array:
+    with filler(mailbox).filling(rows, mx.array(tokens)) as array:
         runs.set()
     assert (np.array(array) == np.array(masks.filled(twins, VOCAB))).all()
 
 
-def test_a_step_that_cannot_be_started_leaves_no_guide_at_work(
+def test_tokens_that_do_not_come_are_asked_for(
     grammars: Grammars, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cuda_mailbox, "PATIENCE_S", 0.01)
+    rows, twins = guides(grammars), guides(grammars)
+    tokens = [-1 if guide is None else allowed(guide)[0] for guide in rows]
+    for guide, token in zip(twins, tokens, strict=True):
+        if guide is not None:
+            guide.accept(token)
+    with filler(Device(is_silent=True)).filling(rows, mx.array(tokens)) as array:
+        pass
+    assert (np.array(array) == np.array(masks.filled(twins, VOCAB))).all()
+
+
+def test_a_step_that_cannot_be_started_waits_for_no_tokens(
+    grammars: Grammars, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cuda_mailbox, "PATIENCE_S", 3600)
+    rows = guides(grammars)
+    tokens = mx.array([-1] * len(rows))
+    with pytest.raises(MemoryError), filler(Device(is_silent=True)).filling(rows, tokens):
+        raise MemoryError
+    assert [len(guide._accepted) for guide in rows if guide is not None] == [0, 1, 2, 0, 1, 2]
+
+
+@pytest.mark.parametrize("mailbox", [None, Device()])
+def test_a_step_that_cannot_be_started_leaves_no_guide_at_work(
+    grammars: Grammars, monkeypatch: pytest.MonkeyPatch, mailbox: Mailbox | None
 ) -> None:
     rows = guides(grammars)
     tokens = mx.array([-1 if guide is None else allowed(guide)[0] for guide in rows])
@@ -144,7 +224,7 @@ def test_a_step_that_cannot_be_started_leaves_no_guide_at_work(
 
     with (
         pytest.raises(RuntimeError, match="no memory"),
-        masks.MaskFiller().filling(masks.Mask(VOCAB), rows, tokens),
+        filler(mailbox).filling(rows, tokens),
     ):
         fail()
     found = [len(guide._accepted) for guide in rows if guide is not None]
