@@ -36,6 +36,10 @@ class Pace:
         self._longest = 0
         self._under_way = (0, 0.0)
         """Tokens of the chunk that the next step waits for, and the seconds that it has taken."""
+        self._opening = (0, 0.0)
+        """The same of the first chunk of several. Where a device works behind the host, part of
+        each chunk is waited for in the step of the next, and all of that at the end: the first and
+        the last are true only together."""
 
     def num_tokens(self, num_running: int) -> int:
         """The size of the next chunk."""
@@ -77,12 +81,28 @@ class Pace:
         own_s = max(seconds - waited_s - step_s, 0.0)
         (num_before, before_s), self._under_way = self._under_way, (0, 0.0)
         if is_whole or not num_prefilled:
-            self._learn(num_before + num_prefilled, before_s + waited_s + own_s)
+            self._learn_last(num_before + num_prefilled, before_s + waited_s + own_s)
         else:
-            self._learn(num_before, before_s + waited_s)
+            self._learn_one_of_several(num_before, before_s + waited_s)
             self._under_way = (num_prefilled, own_s)
         if not (num_before or num_prefilled) and num_running:
             self._step_s += 0.1 * (min(seconds, self.DOUBT * self._step_s) - self._step_s)
+
+    def _learn_one_of_several(self, num_tokens: int, seconds: float) -> None:
+        if not num_tokens:  # the first is under way
+            self._opening = (0, 0.0)
+        elif self._opening[0]:
+            self._learn(num_tokens, seconds)
+        else:
+            self._opening = (num_tokens, seconds)
+            if not self._longest:  # better than to know nothing
+                self._learn(num_tokens, seconds)
+
+    def _learn_last(self, num_tokens: int, seconds: float) -> None:
+        (num_before, before_s), self._opening = self._opening, (0, 0.0)
+        if num_before:
+            num_tokens, seconds = (num_before + num_tokens) // 2, (before_s + seconds) / 2
+        self._learn(num_tokens, seconds)
 
     def _learn(self, num_tokens: int, seconds: float) -> None:
         """Learn how long a chunk took.

@@ -155,3 +155,25 @@ def test_a_chunk_too_short_to_time_changes_nothing() -> None:
     observe(pace, 0.0, num_prefilled=Pace.SMALLEST - 1)
     observe(pace, 5.0)
     assert pace.num_tokens(0) == before
+
+
+def test_what_the_first_chunk_is_not_waited_for_is_not_taken_for_speed() -> None:
+    """MLX lets a device be a part of a chunk behind, whose rest is in the time of the next."""
+    pace, step_s, per_token, behind = Pace(), 0.008, 33e-6, 0.65
+    wanted = (Pace.PAUSE * 2 - 1) * step_s / per_token
+    sizes: list[int] = []
+    for _ in range(6):
+        for _ in range(60):
+            observe(pace, step_s, num_running=3)
+        left, rest_s = 16_000, 0.0
+        while left:
+            num_tokens = min(pace.num_tokens(3), left)
+            left -= num_tokens
+            chunk_s = per_token * num_tokens
+            own_s = chunk_s if not left else (1 - behind) * chunk_s
+            observe(pace, step_s + rest_s + own_s, num_tokens, 3, is_whole=not left)
+            sizes.append(num_tokens)
+            rest_s = chunk_s - own_s
+    known = sizes[len(sizes) // 3 :]
+    assert max(known) < 1.1 * wanted
+    assert sum(known) / len(known) > 0.8 * wanted
