@@ -26,7 +26,7 @@ serve: $(VENV)/.serve-ready
 
 # Two at a time: most tests wait for something.
 test: lint types
-	@$(BIN)/python -m pytest -n 2 --dist loadfile
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # The page in a real Chromium, which is installed when there is none.
 test-browser: $(VENV)/.test-ready

@@ -16,17 +16,17 @@ import mlx.core as mx
 import numpy as np
 
 from inference.cuda_kernel import that_works
-from inference.cuda_memory import HostKept
+from inference.cuda_memory import LEAST_BYTES, HostKept
 
 EMPTY = -2
 """Stands in a slot until its token comes; no token is negative but -1, which stands for none."""
 PATIENCE_S = 1.0
 """Seconds after which tokens are asked for, as they are where there is no mailbox."""
-NAP_S = 2e-5
-"""Seconds between two looks."""
+NAP_S, LONG_NAP_S = 2e-5, 2e-4
+"""Seconds between two looks, at first and later."""
+SHORT_S = 2e-3
+"""Seconds after which it is later."""
 THREADS = 256
-LEAST_SLOTS = 4096
-"""16 kB: what memory is advised on should be no smaller than a page of it."""
 
 POST = """
 const int row = blockIdx.x * THREADS + threadIdx.x;
@@ -65,7 +65,7 @@ class Mailbox:
         """
         num_rows = tokens.shape[0]
         if len(self._slots.view) < num_rows or self._is_expected:
-            most = max(1 << (num_rows - 1).bit_length(), LEAST_SLOTS)
+            most = max(1 << (num_rows - 1).bit_length(), LEAST_BYTES // 4)
             self._slots = HostKept((most,), np.int32)
         self._slots.view[:num_rows] = EMPTY
         self._is_expected = True
@@ -87,7 +87,9 @@ class Mailbox:
         """
         slots, since = self._slots.view[:num_rows], time.monotonic()
         while (slots == EMPTY).any():
-            if is_given_up.wait(NAP_S) or time.monotonic() - since > PATIENCE_S:
+            waited = time.monotonic() - since
+            nap = NAP_S if waited < SHORT_S else LONG_NAP_S
+            if waited > PATIENCE_S or is_given_up.wait(nap):
                 return None
         self._is_expected = False
         tokens: list[int] = slots.tolist()
@@ -107,5 +109,5 @@ def _works() -> bool:
 
 def _is_right(made: Mailbox) -> bool:
     tokens = [3, -1, 2**31 - 1]
-    mx.async_eval(made.post(mx.array(tokens, mx.int32)))
+    mx.eval(made.post(mx.array(tokens, mx.int32)))  # other work may come before it
     return made.receive(3, threading.Event()) == tokens

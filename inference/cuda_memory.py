@@ -14,6 +14,8 @@ import numpy as np
 PREFER, PREFER_NO_MORE, ACCESSED_BY, ACCESSED_BY_NO_MORE = 3, 4, 5, 6
 """What `cuMemAdvise` may be told, in the order of cuda.h."""
 HOST, DEVICE = -1, 0
+LEAST_BYTES = 2**14
+"""What is smaller shares a page with others, which would stay with it."""
 
 log = logging.getLogger(__name__)
 

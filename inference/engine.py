@@ -28,7 +28,7 @@ from inference.memory import Budget, is_shortage
 from inference.outbox import News, Outbox, is_last
 from inference.pace import Pace
 from inference.parser import Parser
-from inference.scheduler import Scheduler, have_one_prompt
+from inference.scheduler import Scheduler
 from inference.schema import compile_s
 from inference.sequence import Sequence
 from parts import (
@@ -74,6 +74,7 @@ class Stepper(Protocol):
 
     can_batch: bool
     max_together: int
+    num_prefilled: int
     waited_s: float
 
     def is_short(self, sequence: Sequence) -> bool: ...
@@ -504,15 +505,13 @@ class Engine:
     def _prefill(self, max_tokens: int) -> tuple[int, bool]:
         """Compute more of the prompts that wait.
 
-        Give the number of tokens, and whether the first of an answer follows them.
+        Give the number of tokens that were computed, and whether the first of an answer follows.
         """
         runner = self._model.runner
         group = self._scheduler.next_prefill(min(max_tokens, runner.max_together), runner.is_short)
         if not group:
             return 0, False
         self._hand_over()  # what was said does not wait for a prompt too
-        counted = group[:1] if have_one_prompt(group) else group
-        num_computed = sum(sequence.num_computed for sequence in counted)
         try:
             is_computed = runner.prefill(group, max_tokens)
             if not is_computed and group != self._scheduler.prefilling:
@@ -523,7 +522,7 @@ class Engine:
         if is_computed:
             self._scheduler.run(group)
             runner.join()
-        return sum(sequence.num_computed for sequence in counted) - num_computed, is_computed
+        return runner.num_prefilled, is_computed
 
     def _fail_prompts(self, group: list[Sequence], error: Exception) -> None:
         """One prompt fails alone; of several, each has another try by itself.
@@ -581,6 +580,7 @@ class Engine:
         """Rebuild the batch from the tokens that are known. The others' answers stay exact."""
         self._num_failed_steps += 1
         self._count(failed_steps=1)
+        self._pace.forget_under_way()
         try:
             self._model.runner.reset()
             if is_shortage(error):

@@ -163,6 +163,7 @@ def load(options: LoadOptions) -> LoadedModel:
         shapes=Shapes(
             is_planned=mx.cuda.is_available(),
             few=cuda_attention.FEW if attention else 0,
+            most_scores=cuda_attention.MOST_SCORES,
             grid=512 if attention else 256,
         ),
         max_logits_bytes=limit // 40,

@@ -17,7 +17,7 @@ import numpy as np
 from llguidance import LLExecutor
 
 from inference.cuda_mailbox import Mailbox
-from inference.cuda_memory import HostKept
+from inference.cuda_memory import LEAST_BYTES, HostKept
 from inference.guide import Guide
 
 _AT_ONCE = LLExecutor(1)
@@ -46,7 +46,7 @@ class Mask:
         What was given before must be done with when the mask is filled again.
         """
         if len(self._room.view) < num_rows:
-            most = 1 << (num_rows - 1).bit_length()
+            most = max(1 << (num_rows - 1).bit_length(), LEAST_BYTES // (4 * self._width))
             self._room = HostKept((most, self._width), np.uint32)
         return self._room.array[:num_rows]
 

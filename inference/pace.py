@@ -88,19 +88,21 @@ class Pace:
         if not (num_before or num_prefilled) and num_running:
             self._step_s += 0.1 * (min(seconds, self.DOUBT * self._step_s) - self._step_s)
 
+    def forget_under_way(self) -> None:
+        """Leave out of account what was computed of a prompt, after a step that failed."""
+        self._under_way = self._opening = (0, 0.0)
+
     def _learn_one_of_several(self, num_tokens: int, seconds: float) -> None:
-        if not num_tokens:  # the first is under way
-            self._opening = (0, 0.0)
-        elif self._opening[0]:
+        if self._opening[0]:
             self._learn(num_tokens, seconds)
-        else:
+        elif num_tokens:
             self._opening = (num_tokens, seconds)
             if not self._longest:  # better than to know nothing
                 self._learn(num_tokens, seconds)
 
     def _learn_last(self, num_tokens: int, seconds: float) -> None:
         (num_before, before_s), self._opening = self._opening, (0, 0.0)
-        if num_before:
+        if min(num_before, num_tokens) >= self.SMALLEST:
             num_tokens, seconds = (num_before + num_tokens) // 2, (before_s + seconds) / 2
         self._learn(num_tokens, seconds)
 

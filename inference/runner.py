@@ -103,8 +103,10 @@ class Runner:
         self._arrivals: Arrivals | None = None
         self._under_way: list[Any] = []
         """The state of the chunk that the device may still be computing."""
+        self.num_prefilled = 0
+        """Tokens that the last prefill computed: not those that were found."""
         self.waited_s = 0.0
-        """Seconds for which the last prefill waited for the chunk before it."""
+        """Seconds for which it waited for the chunk before it."""
 
     def is_short(self, sequence: Sequence) -> bool:
         """Whether a sequence that waits can be computed in one go with others like it."""
@@ -117,7 +119,7 @@ class Runner:
 
         Returns whether all is computed, and the first token under way: then they can `join`.
         """
-        self.waited_s = 0.0
+        self.num_prefilled, self.waited_s = 0, 0.0
         is_planned = self.shapes.is_planned and self.is_short(sequences[0])
         if is_planned or not have_one_prompt(sequences):
             self._arrivals = self._prefill_together(sequences)
@@ -161,6 +163,7 @@ class Runner:
                 sequence.num_cached = len(tokens) - 1
             known.add(tokens)
             sequence.num_computed = sequence.num_tokens
+        self.num_prefilled = sum(map(len, known))
         return Arrivals(sequences, cache, sampled)
 
     def _computed_once(self, prompts: list[list[int]]) -> tuple[Cache, mx.array]:
@@ -200,7 +203,7 @@ class Runner:
         """
         start, spare = sequence.num_computed, 0
         if self._can_trim and end - start > 1 and end < sequence.num_tokens:
-            spare = self.shapes.end(end - start) - (end - start)
+            spare = self.shapes.end(start, end - start) - (end - start)
         logits = self.model(self._tokens(sequence, start, end + spare), cache=sequence.cache)
         trim_prompt_cache(sequence.cache, spare)
         return logits[:, end - start - 1, :]
@@ -228,7 +231,7 @@ class Runner:
         length = min(length, sequence.num_tokens)
         trim_prompt_cache(sequence.cache, length - (sequence.num_tokens - sequence.num_computed))
         tokens = self._tokens(sequence, sequence.num_tokens - length, sequence.num_tokens)
-        if length <= self.shapes.few:
+        if length <= self.shapes.few_behind(sequence.num_tokens - length):
             return self.model(tokens, cache=sequence.cache)[:, -1, :]
         padding = self.shapes.context(sequence.num_tokens) - sequence.num_tokens
         cache = kv.padded(sequence.cache, padding)
@@ -239,8 +242,8 @@ class Runner:
     def warm_up(self, max_tokens: int = 2048) -> None:
         """Plan the shapes of short prompts, so that the first clients do not wait for it.
 
-        And sample behind a mask, once greedily and once by every rule, which compiles what they
-        need.
+        And sample behind a mask, once greedily and once by every rule, and try the mailbox, which
+        compiles what they need.
         """
         logits = mx.zeros((2, self.vocab_size))
         mask = mx.full((2, -(-self.vocab_size // 32)), 2**32 - 1, mx.uint32)
@@ -248,6 +251,7 @@ class Runner:
         for params in rules:
             sampler = Sampler([Row(params, 0, [0], [0])] * 2, self.vocab_size)
             mx.eval(sampler.sample(logits, mask).arrays)
+        mailbox()
         if self.shapes.is_planned and self.can_pad:
             for num_rows in (1, 2, 4, 8):
                 for num_tokens in (32, 64, 128, 256, 512):
@@ -272,7 +276,7 @@ class Runner:
             self._begin(sequence)
         end = self._end_of_chunk(sequence, max_tokens)
         is_end = end == sequence.num_tokens
-        num_left = end - sequence.num_computed
+        self.num_prefilled = num_left = end - sequence.num_computed
         can_continue = self.shapes.is_planned and self.can_pad and sequence.num_computed
         if is_end and can_continue:
             kv.make_room(sequence.cache, end)
@@ -302,8 +306,9 @@ class Runner:
         cache, num_cached = self.prefix_cache.match(sequence.tokens)
         sequence.cache = make_prompt_cache(self.model) if cache is None else cache
         spare = num_cached % self.shapes.grid
-        is_long = sequence.num_tokens - num_cached > self.shapes.few
-        if self._can_trim and is_long and spare <= self.shapes.few:
+        few = self.shapes.few_behind(num_cached)
+        is_long = sequence.num_tokens - num_cached > few
+        if self._can_trim and is_long and spare <= few:
             num_cached -= trim_prompt_cache(sequence.cache, spare)
         sequence.num_computed = num_cached
         # Computed again after it began, it would find what it computed itself.
@@ -341,18 +346,25 @@ class Runner:
 
     def _end_of_chunk(self, sequence: Sequence, max_tokens: int) -> int:
         """How many tokens are computed after the next chunk."""
-        num_left = sequence.num_tokens - sequence.num_computed
-        short = self.shapes.few if self.shapes.few and sequence.num_computed else SHORT
-        if num_left == 1 or (self._can_trim and num_left <= min(short, max_tokens)):
+        start, num_left = sequence.num_computed, sequence.num_tokens - sequence.num_computed
+        if num_left <= self._most_at_end(start, max_tokens):
             return sequence.num_tokens
-        if self._batches and num_left <= max_tokens:
-            # The end of a prompt waits for the chunk before it, and so do those who decode.
-            max_tokens //= 2
+        size = self.shapes.chunk(start, max_tokens, num_left - 1)
+        if self._batches and num_left - size <= self._most_at_end(start + size, max_tokens):
+            # The end of a prompt waits for the chunk before it, and so do those who decode: that
+            # one has half of what others may have.
+            half = min(size, max_tokens) // 2
+            is_large = min(size, num_left) > max_tokens // 2 and half >= self.shapes.least
+            size = self.shapes.chunk(start, half, num_left - 1) if is_large else size
         stops = [*self._checkpoints(sequence), sequence.num_tokens - 1]
-        far = sequence.num_computed + self.shapes.chunk(
-            sequence.num_computed, max_tokens, num_left - 1
-        )
-        return min(far, *(stop for stop in stops if stop > sequence.num_computed))
+        return min(start + size, *(stop for stop in stops if stop > start))
+
+    def _most_at_end(self, start: int, max_tokens: int) -> int:
+        """Tokens, at most, that are computed with the first of the answer, behind so many."""
+        if not self._can_trim:
+            return 1
+        few = self.shapes.few_behind(start) if start else 0
+        return max(1, min(few or SHORT, max_tokens))
 
     def _checkpoints(self, sequence: Sequence) -> list[int]:
         """Where to keep what cannot be trimmed later.

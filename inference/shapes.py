@@ -15,7 +15,9 @@ class Shapes:
 
     is_planned: bool = False
     few: int = 0
-    """Tokens, at most, that attend without a plan: any context may stand before them."""
+    """Tokens, at most, that attend without a plan."""
+    most_scores: int = 2**31
+    """What they and their context may multiply to, for which there is memory."""
     grid: int = 256
     """Tokens of the smallest chunk whose attention is planned."""
 
@@ -31,6 +33,16 @@ class Shapes:
         """What a context of so many tokens is rounded up to."""
         return -(-number // 256) * 256 if self.is_planned else number
 
+    def few_behind(self, start: int) -> int:
+        """Tokens, at most, that attend without a plan when so many stand before them.
+
+        Where the context is so long that there would be next to none, it is as planned or not as
+        that of any others.
+        """
+        sizes = (self.few, self.few // 2, self.few // 4)
+        fitting = (size for size in sizes if size * (start + size) <= self.most_scores)
+        return next(fitting, sizes[-1])
+
     def chunk(self, start: int, number: int, left: int) -> int:
         """How many tokens of a long prompt come next, of which `start` are computed and `left` not.
 
@@ -41,18 +53,24 @@ class Shapes:
         if not self.is_planned:
             return number
         to_grid = -start % self.grid
-        if self.few and (to_grid or number < self.grid):
-            return min(1 << (min(number, self.few).bit_length() - 1), to_grid or self.few)
+        few = self.few_behind(start)
+        if few and (to_grid or number < self.grid):
+            return min(1 << (min(number, few).bit_length() - 1), to_grid or few)
         if to_grid:
             return to_grid
         fitting = [size for size in self._sizes if size <= number and start % size == 0]
         return max((size for size in fitting if 3 * size <= 4 * left), default=self.grid)
 
-    def end(self, number: int) -> int:
-        """What the last chunk, of so many tokens, is filled up to."""
-        if not self.is_planned or number <= self.few:
+    def end(self, start: int, number: int) -> int:
+        """What the last chunk is filled up to, of so many tokens behind `start`."""
+        if not self.is_planned or number <= self.few_behind(start):
             return number
         return min(size for size in self._sizes if size >= number)
+
+    @property
+    def least(self) -> int:
+        """Tokens of the smallest chunk that is worth computing by itself."""
+        return self.grid if self.is_planned else 1
 
     @property
     def most_spare(self) -> int:

@@ -35,6 +35,16 @@ if threading.current_thread() is threading.main_thread():
             signal.signal(number, meaning)
 
 
+LONGEST_FIRST = ("test_soak.py", "test_parameters.py", "test_demo_model.py", "test_captures.py")
+"""Files of few tests that take long, which would be the last ones and leave one process idle."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where files are shared out among processes, begin with those that take longest."""
+    items.sort(key=lambda item: item.path.name not in LONGEST_FIRST)
+
+
 @pytest.fixture(scope="session")
 def float32_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo model in float32, where batched and solo answers are equal to the last bit."""

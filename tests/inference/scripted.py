@@ -79,13 +79,17 @@ class Script:
     def is_short(self, sequence: Sequence) -> bool:
         return self.can_group and sequence.num_tokens < 100
 
+    num_prefilled = 0
     waited_s = 0.0
 
     def prefill(self, sequences: list[Sequence], max_tokens: int) -> bool:
         assert not any(sequence in self.rows for sequence in sequences)
         self._called("prefill", sequences)
+        self.num_prefilled = 0
         for sequence in sequences:
-            sequence.num_computed = min(sequence.num_computed + max_tokens, sequence.num_tokens)
+            num_left = sequence.num_tokens - sequence.num_computed
+            self.num_prefilled += min(max_tokens, num_left)
+            sequence.num_computed += min(max_tokens, num_left)
         if sequences[0].num_computed < sequences[0].num_tokens:
             return False
         self._arrivals = list(sequences)

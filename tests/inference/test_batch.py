@@ -479,3 +479,26 @@ def test_what_a_layer_keeps_does_not_grow_with_those_who_come_and_go(float32_mod
             runner.decode()
         seen.append(links())
     assert seen[0] == seen[-1]
+
+
+def test_what_was_found_is_not_counted_as_computed(
+    model: Any, tokenizer: Any, words: list[int]
+) -> None:
+    """The pace learns by it how long a chunk takes."""
+    runner = make_runner(model, tokenizer)
+    prompt = tuple(words[:60])
+
+    def computed(*prompts: tuple[int, ...]) -> list[int]:
+        rows = [make_sequence(tokenizer, Guest(p, SamplingParams())) for p in prompts]
+        found = []
+        while not runner.prefill(rows, 40):
+            found.append(runner.num_prefilled)
+        found.append(runner.num_prefilled)
+        runner.join()
+        runner.remove(rows)
+        return found
+
+    assert sum(computed(prompt)) == 60
+    assert computed(prompt) == [1]
+    assert computed((*prompt, *words[:9])) == [9]
+    assert computed((3, *prompt[:20]), (4, *prompt[:30]), (3, *prompt[:20])) == [21 + 31]

@@ -126,52 +126,6 @@ def test_prompts_computed_on_a_grid_are_answered_as_without_one(
         assert answers(runner, tokenizer, guests, chunk=chunk) == alone
 
 
-def test_chunks_divide_what_comes_before_them() -> None:
-    shapes = Shapes(is_planned=True, few=256, grid=512)
-    chunks = [
-        shapes.chunk(start, number, 10_000)
-        for start, number in ((0, 9000), (4096, 4095), (6144, 4095), (2048 + 512, 4096))
-    ]
-    assert chunks == [4096, 2048, 2048, 512]
-    # What comes after a prefix of any length, or in less time than a chunk takes, is few.
-    assert [shapes.chunk(start, 4096, 10_000) for start in (100, 512 + 400)] == [256, 112]
-    for start in (1024, 1000, 700):
-        found = [shapes.chunk(start, number, 10_000) for number in (511, 256, 100, 1)]
-        assert found == [min(size, -start % 512 or 512) for size in (256, 256, 64, 1)]
-    assert Shapes(is_planned=True).chunk(100, 1, 10_000) == 156
-
-
-def test_the_last_chunk_is_filled_up_unless_much_would_be_wasted() -> None:
-    shapes = Shapes(is_planned=True, few=256, grid=512)
-    assert [shapes.chunk(4096, 4096, left) for left in (4000, 3072, 3000, 600)] == [
-        4096,
-        4096,
-        2048,
-        512,
-    ]
-    ends = [shapes.end(number) for number in (2, 256, 257, 600, 3072, 4096)]
-    assert ends == [2, 256, 512, 1024, 4096, 4096]
-
-
-@given(
-    lengths=st.integers(1, 20_000),
-    numbers=st.lists(st.integers(32, 4096), min_size=1, max_size=5),
-)
-def test_every_chunk_of_many_tokens_is_one_of_those_planned(
-    lengths: int, numbers: list[int]
-) -> None:
-    shapes = Shapes(is_planned=True, few=256, grid=512)
-    planned = set(shapes.planned(lengths))
-    start, step = 0, 0
-    while start < lengths:
-        number = numbers[step % len(numbers)]
-        chunk = min(shapes.chunk(start, number, lengths - start), lengths - start)
-        computed = shapes.end(chunk) if start + chunk == lengths else chunk
-        assert computed <= shapes.few or (computed, start + computed) in planned
-        assert computed <= 2 * number
-        start, step = start + chunk, step + 1
-
-
 def test_only_what_cudnn_takes_is_planned_for() -> None:
     def heads(width: int, dtype: mx.Dtype = mx.bfloat16) -> mx.array:
         return mx.zeros((1, 2, 4, width), dtype)

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from inference.answer import Answer
 from inference.engine import Engine, LoadedModel
 from inference.memory import Budget, Growth
+from inference.pace import Pace
 from parts import (
     Constraint,
     ContextLengthExceeded,
@@ -35,6 +36,7 @@ from tests.demo import VOCAB_SIZE
 from tests.inference.scripted import (
     TEXTS,
     WINDOW,
+    Broken,
     Call,
     Pause,
     Script,
@@ -125,6 +127,31 @@ def test_a_long_prompt_does_not_keep_the_others_from_their_tokens(
     chunks = names[first:last]
     assert chunks.count("chunk") == 24
     assert "chunk chunk" not in " ".join(chunks)
+
+
+def test_the_pace_hears_what_was_computed_and_which_steps_failed(
+    tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[object] = []
+
+    def observe(pace: Pace, seconds: float, *, num_prefilled: int, **_: Any) -> None:
+        if num_prefilled:
+            heard.append(num_prefilled)
+
+    def on_call(call: Call) -> None:
+        if (call.name, call.count) == ("decode", 2):
+            raise Broken
+
+    monkeypatch.setattr(Pace, "observe", observe)
+    monkeypatch.setattr(Pace, "forget_under_way", lambda pace: heard.append("failed"))
+    monkeypatch.setattr(Pace, "num_tokens", lambda pace, num_running: 40)
+
+    async def scene() -> None:
+        async with running(Script(on_call), tokenizer) as engine:
+            await whole(await submit(engine, "a" * 100))
+
+    played(scene())
+    assert heard == [40, 40, 20, "failed", 40, 40, 21]
 
 
 def test_what_was_said_does_not_wait_for_somebody_elses_prompt(tokenizer: Any) -> None:

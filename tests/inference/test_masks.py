@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import mlx_lm
 import numpy as np
 import pytest
 
+import inference.runner
 from inference import cuda_mailbox, mask_kernel, masks
 from inference.cuda_mailbox import Mailbox
 from inference.grammar import Grammars
@@ -108,7 +110,7 @@ def test_a_batch_writes_its_mask_where_it_stood_before(grammars: Grammars) -> No
 
 
 class Device(Mailbox):
-    """A mailbox into which the test posts the tokens, when it is time."""
+    """A mailbox into which tokens come at once, or never."""
 
     def __init__(self, *, is_silent: bool = False) -> None:
         super().__init__()
@@ -128,14 +130,13 @@ def filler(mailbox: Mailbox | None) -> masks.MaskFiller:
     return masks.MaskFiller(ThreadPoolExecutor(1), VOCAB, mailbox)
 
 
-@pytest.mark.parametrize("is_posted", [False, True])
-def test_a_step_after_another_finds_its_own_tokens(grammars: Grammars, is_posted: bool) -> None:
+def test_a_step_after_another_finds_its_own_tokens(grammars: Grammars) -> None:
     rows, twins = guides(grammars), guides(grammars)
     fills = filler(Device())
-    for _ in range(3):
+    for step in range(3):
         tokens = [-1 if guide is None else allowed(guide)[0] for guide in twins]
         told = mx.array(tokens)
-        if is_posted:
+        if step != 1:
             assert len(fills.posting(told)) == 1
         with fills.filling(rows, told) as array:
             pass
@@ -196,11 +197,12 @@ def test_tokens_that_do_not_come_are_asked_for(
 def test_a_step_that_cannot_be_started_waits_for_no_tokens(
     grammars: Grammars, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cuda_mailbox, "PATIENCE_S", 3600)
-    rows = guides(grammars)
+    monkeypatch.setattr(cuda_mailbox, "PATIENCE_S", 30)
+    rows, since = guides(grammars), time.monotonic()
     tokens = mx.array([-1] * len(rows))
     with pytest.raises(MemoryError), filler(Device(is_silent=True)).filling(rows, tokens):
         raise MemoryError
+    assert time.monotonic() - since < cuda_mailbox.PATIENCE_S
     assert [len(guide._accepted) for guide in rows if guide is not None] == [0, 1, 2, 0, 1, 2]
 
 
@@ -237,10 +239,11 @@ def test_what_applies_masks_is_there_before_the_first_client(
     """To compile a kernel takes seconds, for which all would wait."""
     model, _ = mlx_lm.load(str(float32_model))
     runner = Runner(model, tokenizer, vocab_size=VOCAB, prefix_cache=PrefixCache(0))
-    asked = []
-    monkeypatch.setattr(mask_kernel, "kernel", lambda: asked.append(1))
+    asked = set()
+    monkeypatch.setattr(mask_kernel, "kernel", lambda: asked.add("mask"))
+    monkeypatch.setattr(inference.runner, "mailbox", lambda: asked.add("mailbox"))
     runner.warm_up()
-    assert asked
+    assert asked == {"mask", "mailbox"}
 
 
 @pytest.mark.skipif(not mx.cuda.is_available(), reason="no CUDA here")

@@ -177,3 +177,43 @@ def test_what_the_first_chunk_is_not_waited_for_is_not_taken_for_speed() -> None
     known = sizes[len(sizes) // 3 :]
     assert max(known) < 1.1 * wanted
     assert sum(known) / len(known) > 0.8 * wanted
+
+
+def test_a_prompt_of_two_chunks_is_learnt_as_the_mean_of_them() -> None:
+    """The first has not been waited for, and the last for both."""
+    pace = Pace()
+    for _ in range(20):
+        observe(pace, 0.01, num_prefilled=1000)
+        observe(pace, 0.0, num_prefilled=1000)
+        observe(pace, 0.2, num_prefilled=100, is_whole=True)
+    assert pace.num_tokens(0) == pytest.approx(Pace.ALONE_S / 1e-4, rel=0.1)
+
+
+def test_an_end_that_is_too_short_to_time_leaves_what_is_known_of_the_first() -> None:
+    pace = Pace()
+    for _ in range(20):
+        observe(pace, 0.0, num_prefilled=40)
+        observe(pace, 0.4, num_prefilled=Pace.SMALLEST - 1, waited_s=0.4)
+        observe(pace, 0.04, num_prefilled=40)
+        observe(pace, 0.4, num_running=0)
+    assert pace.num_tokens(0) < 2 * Pace.SMALLEST
+
+
+@pytest.mark.parametrize("has_failed", [False, True])
+def test_a_prompt_that_was_given_up_is_not_taken_for_the_next_ones_beginning(
+    has_failed: bool,
+) -> None:
+    pace = Pace()
+    known = served(pace, step_s=0.008, at_once=0.0, per_token=33e-6)
+    for _ in range(3):
+        for number in range(3):
+            observe(pace, 0.008, known, 3, waited_s=0.033e-3 * known if number else 0.0)
+        if has_failed:  # nothing was observed of the step that failed
+            pace.forget_under_way()
+        else:
+            observe(pace, 0.008 + 0.033e-3 * known, num_running=3)
+        # The first of the next seems to cost nothing.
+        observe(pace, 0.008, known, 3)
+        observe(pace, 0.008, known, 3)
+        assert pace.num_tokens(3) == pytest.approx(known, rel=0.1)
+        pace.forget_under_way()
