@@ -16,36 +16,31 @@ import logging
 import math
 import sys
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from collections.abc import Sequence as Sequences
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from inference.answer import Answer
-from inference.memory import Budget, is_shortage
-from inference.outbox import News, Outbox, is_last
-from inference.pace import Pace
+from inference.memory import Budget
+from inference.outbox import News, is_last
 from inference.parser import Parser
 from inference.scheduler import Scheduler
 from inference.schema import compile_s
 from inference.sequence import Sequence
+from inference.steps import Stepper, Steps
 from parts import (
     ContextLengthExceeded,
-    Counts,
     EngineFailed,
     EngineStatus,
     InvalidRequest,
-    Memory,
     ModelCard,
     Phase,
     Prompt,
     SamplingParams,
     ServerError,
-    TokenLogprob,
     Unavailable,
-    Usage,
 )
 
 if TYPE_CHECKING:
@@ -53,41 +48,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-BURST_S = 0.25
-"""Seconds of steps between two looks at whether someone else wants the lock."""
 COMPILE_QUEUE_S = 30
-"""Seconds that it may wait for those before it."""
+"""Seconds that a grammar may wait for those before it to be compiled."""
 SETTLE_S = 2.0
 """Seconds that the step under way gets to end when the engine stops."""
 SWITCH_S = 0.0005
 """Seconds for which the event loop may keep the GIL while the GPU thread wants it."""
-MAX_FAULTS = 2
-"""Steps that may fail around one sequence before it is given up."""
-MAX_FAILED_PROMPTS = 3
-"""Prompts that may fail in a row before it is asked whether the device can still compute at all."""
-MAX_FAILED_STEPS = 12
-"""Steps that may fail in a row before the engine is given up: four culprits one after another."""
-
-
-class Stepper(Protocol):
-    """What the engine asks of the `Runner`."""
-
-    can_batch: bool
-    max_together: int
-    num_prefilled: int
-    waited_s: float
-
-    def is_short(self, sequence: Sequence) -> bool: ...
-    def prefill(self, sequences: list[Sequence], max_tokens: int) -> bool: ...
-    def join(self) -> None: ...
-    def limit_prefixes(self, num_bytes: int) -> None: ...
-    def memory(self) -> Memory: ...
-    def decode(self) -> list[tuple[Sequence, int, TokenLogprob | None]]: ...
-    def remove(self, leaving: list[Sequence]) -> None: ...
-    def check(self) -> None: ...
-    def reset(self) -> None: ...
-    def settle(self) -> None: ...
-    def close(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,10 +101,10 @@ class Engine:
         """Since when each request is on its way into the queue, by a token of its own."""
         self._card: ModelCard | None = None
         self._scheduler = Scheduler(max_batch=max_batch, max_queue=max_queue)
-        self._pace = Pace()
+        self._steps = Steps(
+            self._scheduler, deliver=self._deliver_soon, note_failure=self._note_failure
+        )
         self._answers: dict[int, Answer] = {}
-        self._cancelled: deque[Sequence] = deque()
-        self._outbox = Outbox()
         self._gpu = ThreadPoolExecutor(1, "mlx")
         self._tokenizing = ThreadPoolExecutor(1, "tokenizer")
         self._compiling = ThreadPoolExecutor(1, "grammar")
@@ -147,11 +113,6 @@ class Engine:
         self._all_answered.set()
         self._phase: Phase = "loading"
         self._reason = ""
-        self._num_failed_steps = 0
-        self._num_failed_prompts = 0
-        self._counts = Counts()
-        self._memory = Memory()
-        self._last_step = time.monotonic()
         self._has_failed = asyncio.Event()
         self._stepping: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop
@@ -168,8 +129,8 @@ class Engine:
             self._scheduler.num_waiting,
             self._card,
             self._stalled_s,
-            self._memory,
-            self._counts,
+            self._steps.memory,
+            self._steps.counts,
         )
 
     @property
@@ -177,7 +138,7 @@ class Engine:
         """Seconds since something went on, while somebody waits."""
         began = list(self._entering.values()) if self._phase == "ready" else []
         if self._scheduler.has_work:
-            began.append(self._last_step)
+            began.append(self._steps.last_step)
         return time.monotonic() - min(began) if began else 0.0
 
     async def failed(self) -> str:
@@ -211,7 +172,7 @@ class Engine:
             log.warning("this model's caches cannot be batched: requests take turns")
             self._scheduler.max_batch = 1
         self._scheduler.budget = self._model.budget
-        self._memory = Memory(limit=self._model.budget.limit)
+        self._steps.take(self._model.runner, self._model.budget)
         self._card = self._model.card
         if self._phase in ("loading", "sleeping"):
             self._phase = "ready"
@@ -266,7 +227,7 @@ class Engine:
     def _queue(self, sequences: list[Sequence]) -> list[Answer]:
         """Let sequences wait, all or none; at once, so that equal prompts meet."""
         if not self._scheduler.has_work:
-            self._last_step = time.monotonic()
+            self._steps.last_step = time.monotonic()
         self._scheduler.add(sequences)
         answers = [
             Answer(
@@ -345,6 +306,7 @@ class Engine:
             self._phase, self._reason = "sleeping", ""
             close, release = self._model.runner.close, self._model.release
             self._loop.run_in_executor(self._gpu, close)
+            self._steps.let_go_of_runner()
             del self._model, close
             self._loop.run_in_executor(self._gpu, release)
 
@@ -415,7 +377,7 @@ class Engine:
 
     def _cancel(self, sequence: Sequence) -> None:
         self._forget(sequence)
-        self._cancelled.append(sequence)
+        self._steps.cancel(sequence)
         self._has_work.set()
 
     # The step loop
@@ -426,8 +388,8 @@ class Engine:
             self._has_work.clear()
             while self._scheduler.has_work and self._phase != "failed":
                 async with self.lock:
-                    self._last_step = time.monotonic()
-                    await self._watched(self._loop.run_in_executor(self._gpu, self._burst))
+                    self._steps.last_step = time.monotonic()
+                    await self._watched(self._loop.run_in_executor(self._gpu, self._steps.burst))
             is_well = self._phase != "failed"
             if is_well and self._answers and not self._scheduler.has_work:
                 # A defect of ours, but nobody may hang for it.
@@ -441,177 +403,22 @@ class Engine:
     async def _watched(self, burst: asyncio.Future[None]) -> None:
         """Wait for a burst as long as its steps go on. One that hangs fails the engine."""
         while not burst.done():
-            waited = time.monotonic() - self._last_step
+            waited = time.monotonic() - self._steps.last_step
             await asyncio.wait([burst], timeout=max(self._stall_timeout - waited, 0.01))
-            if not burst.done() and time.monotonic() - self._last_step >= self._stall_timeout:
+            if not burst.done() and time.monotonic() - self._steps.last_step >= self._stall_timeout:
                 log.critical("a step hangs; this is where every thread is:")
                 faulthandler.dump_traceback()
-                self._give_up("a step hangs")
+                self._steps.give_up("a step hangs")
                 return
         if error := burst.exception():
             log.critical("the step loop failed", exc_info=error)
-            self._give_up("the step loop failed")
+            self._steps.give_up("the step loop failed")
 
-    def _burst(self) -> None:
-        """Step for a short while. From here on, everything runs on the GPU thread."""
-        deadline = time.monotonic() + BURST_S
-        while self._scheduler.has_work and self._phase != "failed" and self._last_step < deadline:
-            self._step_or_recover()
-            self._last_step = time.monotonic()
-            if self._outbox.is_due(self._last_step, self._scheduler.num_running):
-                self._hand_over()
-        self._memory = replace(self._model.runner.memory(), limit=self._model.budget.limit)
-
-    def _hand_over(self) -> None:
-        if news := self._outbox.take():
-            self._loop.call_soon_threadsafe(self._deliver, news)
-
-    def _step_or_recover(self) -> None:
-        try:
-            self.step()
-            self._count(steps=1)
-        except Exception as error:  # the one place where any error is survived
-            log.exception("a step failed; its sequences start again from their tokens")
-            self._recover(error)
-
-    def step(self) -> None:
-        """Let the cancelled go, compute a chunk of one prompt, decode a token for all that run."""
-        began = time.monotonic()
-        self._let_go([self._cancelled.popleft() for _ in range(len(self._cancelled))])
-        self._keep_within_budget()
-        num_running = len(self._scheduler.running)
-        num_prefilled, is_whole = self._prefill(self._pace.num_tokens(num_running))
-        if self._scheduler.running:
-            self._decode()
-        self._pace.observe(
-            time.monotonic() - began,
-            num_prefilled=num_prefilled,
-            num_running=num_running,
-            waited_s=self._model.runner.waited_s if num_prefilled else 0.0,
-            is_whole=is_whole,
-        )
-
-    def _keep_within_budget(self) -> None:
-        """When memory runs short, forget prompts kept for later, then let the youngest wait."""
-        while sequence := self._scheduler.next_to_preempt():
-            log.info("sequence %d waits until there is memory for it", sequence.number)
-            self._scheduler.wait([sequence])
-            self._model.runner.remove([sequence])
-            self._count(preemptions=1)
-        budget = self._model.budget
-        if budget.limit:
-            self._model.runner.limit_prefixes(budget.for_caches - self._scheduler.num_bytes)
-
-    def _prefill(self, max_tokens: int) -> tuple[int, bool]:
-        """Compute more of the prompts that wait.
-
-        Give the number of tokens that were computed, and whether the first of an answer follows.
-        """
-        runner = self._model.runner
-        group = self._scheduler.next_prefill(min(max_tokens, runner.max_together), runner.is_short)
-        if not group:
-            return 0, False
-        self._hand_over()  # what was said does not wait for a prompt too
-        try:
-            is_computed = runner.prefill(group, max_tokens)
-            if not is_computed and group != self._scheduler.prefilling:
-                raise RuntimeError("what had to be computed whole was not")
-        except Exception as error:  # whoever runs is not touched
-            self._fail_prompts(group, error)
-            return 0, False
-        if is_computed:
-            self._scheduler.run(group)
-            runner.join()
-        return runner.num_prefilled, is_computed
-
-    def _fail_prompts(self, group: list[Sequence], error: Exception) -> None:
-        """One prompt fails alone; of several, each has another try by itself.
-
-        So has one for which there was no memory, when what was kept for later made room.
-        """
-        runner = self._model.runner
-        may_try_again = is_shortage(error) and group[0].num_faults < MAX_FAULTS
-        can_make_room = may_try_again and runner.memory().prefix_cache > 0
-        if can_make_room:
-            runner.limit_prefixes(0)
-        if len(group) == 1 and not can_make_room:
-            self._fail(group[0], error)
-            self._num_failed_prompts += 1
-            if self._num_failed_prompts >= MAX_FAILED_PROMPTS:
-                runner.check()
-            return
-        log.warning("prompts failed; each is tried alone", exc_info=error)
-        for sequence in group:
-            sequence.num_faults += 1
-        self._scheduler.wait(group)
-        runner.remove(group)
-
-    def _decode(self) -> None:
-        finished = []
-        step = self._model.runner.decode()
-        self._num_failed_steps = self._num_failed_prompts = 0
-        for sequence, token, logprob in step:
-            try:
-                parts = sequence.append(token, logprob)
-            except Exception as error:  # one answer that cannot be understood ends alone
-                self._fail(sequence, error)
-                continue
-            if parts:
-                self._outbox.put(sequence, parts)
-            if sequence.is_finished:
-                finished.append(sequence)
-                self._count_usage(sequence.usage)
-        self._let_go(finished)
-
-    def _let_go(self, leaving: list[Sequence]) -> None:
-        if leaving:
-            for sequence in leaving:
-                self._scheduler.remove(sequence)
-            self._model.runner.remove(leaving)
-
-    def _fail(self, sequence: Sequence, error: Exception) -> None:
-        known = error if isinstance(error, EngineFailed) else None
-        # What a client is told may quote the client's own schema, which is nothing for the log.
-        log.error("sequence %d failed", sequence.number, exc_info=None if known else error)
-        self._outbox.put(sequence, known or EngineFailed("The model failed on this request."))
-        self._let_go([sequence])
-
-    def _recover(self, error: Exception) -> None:
-        """Rebuild the batch from the tokens that are known. The others' answers stay exact."""
-        self._num_failed_steps += 1
-        self._count(failed_steps=1)
-        self._pace.forget_under_way()
-        try:
-            self._model.runner.reset()
-            if is_shortage(error):
-                self._model.runner.limit_prefixes(0)
-            for sequence in self._scheduler.restart():
-                sequence.num_faults += 1
-                if sequence.num_faults > MAX_FAULTS:
-                    self._fail(sequence, RuntimeError("too many failed steps"))
-            is_lost = self._num_failed_steps >= MAX_FAILED_STEPS
-        except Exception:
-            log.exception("the batch cannot be rebuilt")
-            is_lost = True
-        if is_lost:
-            self._give_up("steps keep failing")
-
-    def _give_up(self, reason: str) -> None:
+    def _note_failure(self, reason: str) -> None:
         self._phase, self._reason = "failed", reason
-        for sequence in list(self._scheduler):
-            self._scheduler.remove(sequence)
 
-    def _count(self, **more: int) -> None:
-        """Add to the counts; only the GPU thread does."""
-        counts = {name: getattr(self._counts, name) + number for name, number in more.items()}
-        self._counts = replace(self._counts, **counts)
-
-    def _count_usage(self, usage: Usage) -> None:
-        self._count(
-            prompt_tokens=usage.prompt_tokens,
-            cached_tokens=usage.cached_tokens,
-            completion_tokens=usage.completion_tokens,
-        )
+    def _deliver_soon(self, outbox: list[tuple[Sequence, News]]) -> None:
+        self._loop.call_soon_threadsafe(self._deliver, outbox)
 
     def _deliver(self, outbox: list[tuple[Sequence, News]]) -> None:
         """Hand parts to their readers. Runs on the event loop."""

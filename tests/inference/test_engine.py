@@ -227,7 +227,7 @@ def test_the_event_loop_goes_on_while_a_step_takes_long(tokenizer: Any) -> None:
 def test_other_work_gets_the_gpu_between_bursts(
     tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("inference.engine.BURST_S", 0.0)
+    monkeypatch.setattr("inference.steps.BURST_S", 0.0)
     pause = Pause("decode", 2)
     script = Script(pause)
 
