@@ -24,8 +24,8 @@
 
     python server.py --model mlx-community/Qwen3-8B-4bit
 
-Request models, routes, start and stop. What the JSON means is known in `protocol/`, what the model
-does in `inference/`; MLX is never imported here.
+The application, start and stop. Routes are in `door/`, what the JSON means is known in `protocol/`,
+what the model does in `inference/`; MLX is never imported here.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
@@ -67,6 +67,7 @@ from starlette.exceptions import HTTPException
 
 from door import (
     browser,
+    chat,
     conversations,
     dashboard,
     log_lines,
@@ -80,31 +81,25 @@ from door import (
 )
 from door import log as door_log
 from door.admission import Admission
-from door.bodies import StrictJsonRoute, aside
+from door.bodies import StrictJsonRoute
 from door.callers import Callers
 from door.cors import Cors
 from door.guard import Guard
 from door.keys import Keys
 from door.origins import OwnPages
-from door.progress import reported
-from door.requests import ChatRequest
 from door.settings import DEMO_MODEL, VERSION, Settings
-from door.stream import ClientGone, EventStream, merged, unless_gone, watched
-from door.waking import waking
+from door.stream import ClientGone
 from door.wire import Wire
 from parts import (
-    Answer,
     Engine,
     NotFound,
-    Progress,
     SamplingParams,
     ServerError,
     Unavailable,
 )
-from protocol import chat, errors
+from protocol import errors
 from protocol.archive import Archive
 from protocol.conversations import Store
-from protocol.sse import DONE, data_event, json_bytes
 from protocol.thinking import ReasoningFormat
 
 log = logging.getLogger("mlx_server")
@@ -338,35 +333,13 @@ def _add_routes(app: FastAPI, settings: Settings, engine: Engine, store: Store) 
             )
         return entry
 
-    @app.post("/v1/chat/completions")
-    async def chat_completions(body: ChatRequest, request: Request) -> Response:
-        given = await aside(request, body.given)
-        story: door_log.Story = request.state.story
-        story.model = _echoed(body.model, settings)
-        params = chat.read_sampling(given, defaults)
-        choices = chat.choices_of(params, body.n)
-        prompt = await aside(request, lambda: chat.read_prompt(given))
-        submitting = engine.submit_choices(prompt, choices, keep_alive=body.keep_alive)
-        if body.stream and engine.status.phase == "sleeping":
-            answers: Sequence[Answer] = waking(submitting, len(choices))
-        else:
-            answers = await submitting
-        card = engine.status.model
-        completion = chat.Completion(
-            model=story.model,
-            fingerprint=card.fingerprint if card else "",
-            num_choices=body.n,
-            include_usage=body.stream_options.include_usage,
-            is_legacy=chat.is_legacy(given),
-            custom_names=chat.custom_names(given),
-            reasoning_format=reasoning_format,
-        )
-        story.id = completion.id
-        chunks = _chunks(completion, answers, story, body.stream and body.return_progress)
-        if body.stream:
-            return EventStream(_events(completion, chunks), lambda: _give_up(answers))
-        whole = await unless_gone(request, _collected(chunks))
-        return Response(json_bytes(completion.whole(whole)), media_type="application/json")
+    chat.add_routes(
+        app.router,
+        engine,
+        model=settings.model_name,
+        defaults=defaults,
+        reasoning_format=reasoning_format,
+    )
 
 
 def _health(app: FastAPI, settings: Settings, engine: Engine, store: Store) -> Response:
@@ -421,61 +394,6 @@ ENGINE_FAILED = 70
 """The exit code then: an internal software error, in the words of sysexits."""
 ARCHIVE_EVERY_S = 30
 """Seconds between two looks at which conversations are over."""
-
-
-def _echoed(model: str | None, settings: Settings) -> str:
-    """The name the client used: one model is loaded, whatever it is called."""
-    return (model or settings.model_name)[:256]
-
-
-def _give_up(answers: Sequence[Answer]) -> None:
-    for answer in answers:
-        answer.cancel()
-
-
-async def _chunks(
-    completion: chat.Completion,
-    answers: Sequence[Answer],
-    story: door_log.Story,
-    tells_progress: bool,
-) -> AsyncIterator[dict[str, Any]]:
-    """The chunks of a completion as its answers come in."""
-    for chunk in completion.opening():
-        yield chunk
-    coming = merged(answers)
-    news = reported(coming, lambda: answers[0].progress) if tells_progress else coming
-    try:
-        with watched(answers, story):
-            async for each in news:
-                if isinstance(each, Progress):
-                    for chunk in completion.progress(each, time.perf_counter() - story.began):
-                        yield chunk
-                    continue
-                story.heard()
-                for chunk in completion.feed(*each):
-                    yield chunk
-    except ServerError:
-        story.finish = "error"
-        raise
-    story.finished(completion.usage, completion.finish_reason or "")
-    for chunk in completion.closing():
-        yield chunk
-
-
-async def _collected(chunks: AsyncIterator[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [chunk async for chunk in chunks]
-
-
-async def _events(
-    completion: chat.Completion, chunks: AsyncIterator[dict[str, Any]]
-) -> AsyncIterator[bytes]:
-    """Write chunks as events. A failure is an event too: a stream never just stops."""
-    try:
-        async for chunk in chunks:
-            yield completion.event(chunk)
-    except ServerError as error:
-        yield data_event(errors.body_of(error))
-    yield DONE
 
 
 # Start and stop
