@@ -46,7 +46,7 @@ class Mask:
         What was given before must be done with when the mask is filled again.
         """
         if len(self._room.view) < num_rows:
-            most = max(1 << (num_rows - 1).bit_length(), LEAST_BYTES // (4 * self._width))
+            most = max(1 << (num_rows - 1).bit_length(), -(-LEAST_BYTES // (4 * self._width)))
             self._room = HostKept((most, self._width), np.uint32)
         return self._room.array[:num_rows]
 

@@ -104,7 +104,8 @@ class Runner:
         self._under_way: list[Any] = []
         """The state of the chunk that the device may still be computing."""
         self.num_prefilled = 0
-        """Tokens that the last prefill computed: not those that were found."""
+        """Tokens that the last prefill computed: not those that were found, nor what fills up a
+        shape."""
         self.waited_s = 0.0
         """Seconds for which it waited for the chunk before it."""
 
@@ -306,9 +307,8 @@ class Runner:
         cache, num_cached = self.prefix_cache.match(sequence.tokens)
         sequence.cache = make_prompt_cache(self.model) if cache is None else cache
         spare = num_cached % self.shapes.grid
-        few = self.shapes.few_behind(num_cached)
-        is_long = sequence.num_tokens - num_cached > few
-        if self._can_trim and is_long and spare <= few:
+        is_long = sequence.num_tokens - num_cached > self.shapes.few_behind(num_cached)
+        if self._can_trim and is_long and spare <= self.shapes.few:
             num_cached -= trim_prompt_cache(sequence.cache, spare)
         sequence.num_computed = num_cached
         # Computed again after it began, it would find what it computed itself.
@@ -363,8 +363,8 @@ class Runner:
         """Tokens, at most, that are computed with the first of the answer, behind so many."""
         if not self._can_trim:
             return 1
-        few = self.shapes.few_behind(start) if start else 0
-        return max(1, min(few or SHORT, max_tokens))
+        most = self.shapes.few_behind(start) if start and self.shapes.few else SHORT
+        return max(1, min(most, max_tokens))
 
     def _checkpoints(self, sequence: Sequence) -> list[int]:
         """Where to keep what cannot be trimmed later.
@@ -407,7 +407,8 @@ class Runner:
         for sequence in leaving:
             batch = self._batch_of(sequence)
             if batch is None:
-                self._under_way = []  # it would keep the caches of a prompt that nobody wants
+                if sequence.cache is not None:  # else it has only been waiting
+                    self._under_way = []  # it would keep the caches of a prompt nobody wants
             elif sequence.is_finished:
                 if self.prefix_cache.has_folder and len(batch) == 1:
                     kv.finish_writing()  # of several, each is given copies

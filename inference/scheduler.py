@@ -1,6 +1,6 @@
 """A scheduler decides who may enter the batch, and when: first come, first served.
 
-It knows nothing of MLX, threads or clients. Only the step loop calls it, but for `add`.
+It knows nothing of MLX, threads or clients. Only `Steps` changes it, but for `add`.
 """
 
 from __future__ import annotations

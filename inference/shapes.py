@@ -36,12 +36,10 @@ class Shapes:
     def few_behind(self, start: int) -> int:
         """Tokens, at most, that attend without a plan when so many stand before them.
 
-        Where the context is so long that there would be next to none, it is as planned or not as
-        that of any others.
+        None where the context is so long that there would be next to none.
         """
-        sizes = (self.few, self.few // 2, self.few // 4)
-        fitting = (size for size in sizes if size * (start + size) <= self.most_scores)
-        return next(fitting, sizes[-1])
+        sizes = (self.few >> power for power in range(4))
+        return next((size for size in sizes if size * (start + size) <= self.most_scores), 0)
 
     def chunk(self, start: int, number: int, left: int) -> int:
         """How many tokens of a long prompt come next, of which `start` are computed and `left` not.

@@ -90,6 +90,7 @@ class Steps:
     def let_go_of_runner(self) -> None:
         """Refer to no runner any more. On any thread, while no step is made."""
         del self._runner
+        self.memory = Memory(limit=self._budget.limit)
 
     def cancel(self, sequence: Sequence) -> None:
         """Let a sequence leave with the next step. On any thread."""
@@ -138,6 +139,7 @@ class Steps:
         """When memory runs short, forget prompts kept for later, then let the youngest wait."""
         while sequence := self._scheduler.next_to_preempt():
             log.info("sequence %d waits until there is memory for it", sequence.number)
+            self._give_up_chunks_of([sequence])
             self._scheduler.wait([sequence])
             self._runner.remove([sequence])
             self._count(preemptions=1)
@@ -186,6 +188,7 @@ class Steps:
         log.warning("prompts failed; each is tried alone", exc_info=error)
         for sequence in group:
             sequence.num_faults += 1
+        self._give_up_chunks_of(group)
         self._scheduler.wait(group)
         runner.remove(group)
 
@@ -208,9 +211,15 @@ class Steps:
 
     def _let_go(self, leaving: list[Sequence]) -> None:
         if leaving:
+            self._give_up_chunks_of(leaving)
             for sequence in leaving:
                 self._scheduler.remove(sequence)
             self._runner.remove(leaving)
+
+    def _give_up_chunks_of(self, sequences: list[Sequence]) -> None:
+        """Nobody waits any more for what is under way of these; how long it takes is not known."""
+        if any(sequence in self._scheduler.prefilling for sequence in sequences):
+            self._pace.forget_under_way()
 
     def _fail(self, sequence: Sequence, error: Exception) -> None:
         known = error if isinstance(error, EngineFailed) else None

@@ -502,3 +502,18 @@ def test_what_was_found_is_not_counted_as_computed(
     assert computed(prompt) == [1]
     assert computed((*prompt, *words[:9])) == [9]
     assert computed((3, *prompt[:20]), (4, *prompt[:30]), (3, *prompt[:20])) == [21 + 31]
+
+
+def test_a_chunk_is_still_waited_for_when_somebody_who_only_waited_leaves(
+    model: Any, tokenizer: Any, words: list[int]
+) -> None:
+    runner = make_runner(model, tokenizer)
+    long, other = (
+        make_sequence(tokenizer, Guest(tuple(words[start:] * 20), SamplingParams()))
+        for start in (0, 1)
+    )
+    assert not runner.prefill([long], 64)
+    runner.remove([other])
+    assert runner._under_way
+    runner.remove([long])
+    assert not runner._under_way

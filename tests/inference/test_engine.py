@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import math
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
@@ -152,6 +154,28 @@ def test_the_pace_hears_what_was_computed_and_which_steps_failed(
 
     played(scene())
     assert heard == [40, 40, 20, "failed", 40, 40, 21]
+
+
+@pytest.mark.parametrize("who", ["computed", "waiting"])
+def test_a_chunk_that_nobody_waits_for_any_more_is_left_out_of_the_pace(
+    tokenizer: Any, monkeypatch: pytest.MonkeyPatch, who: str
+) -> None:
+    given_up = []
+    monkeypatch.setattr(Pace, "forget_under_way", lambda pace: given_up.append(who))
+    monkeypatch.setattr(Pace, "num_tokens", lambda pace, num_running: 40)
+    pause = Pause("prefill", 2)
+
+    async def scene() -> None:
+        async with running(Script(pause), tokenizer, max_batch=1) as engine:
+            answers = [await submit(engine, letter * 200) for letter in "ab"]
+            await pause.reached()
+            leaves, stays = answers if who == "computed" else reversed(answers)
+            leaves.cancel()
+            pause.go_on()
+            await whole(stays)
+
+    played(scene())
+    assert given_up == (["computed"] if who == "computed" else [])
 
 
 def test_what_was_said_does_not_wait_for_somebody_elses_prompt(tokenizer: Any) -> None:
@@ -652,6 +676,35 @@ def test_a_model_that_cannot_come_back_is_asked_for_again(tokenizer: Any) -> Non
         await engine.stop()
 
     played(scene())
+
+
+def test_nobody_refers_to_a_model_that_sleeps(tokenizer: Any) -> None:
+    """Else there would be two of them in memory while it is loaded again."""
+    runners: list[weakref.ref[Script]] = []
+    were_there: list[bool] = []
+
+    def release() -> None:
+        gc.collect()
+        were_there.append(runners[0]() is not None)
+        released.set()
+
+    def load() -> LoadedModel:
+        script = Script()
+        runners.append(weakref.ref(script))
+        return replace(scripted_model(script, tokenizer), release=release)
+
+    released = threading.Event()
+
+    async def scene() -> None:
+        engine = Engine(load)
+        await engine.start()
+        await whole(await submit(engine, "a", keep_alive=0))
+        assert await asyncio.to_thread(released.wait, 5)
+        assert engine.status.memory.active == 0
+        await engine.stop()
+
+    played(scene())
+    assert were_there == [False]
 
 
 def test_a_model_is_not_taken_from_somebody_who_is_being_answered(tokenizer: Any) -> None:

@@ -189,14 +189,14 @@ def test_a_prompt_of_two_chunks_is_learnt_as_the_mean_of_them() -> None:
     assert pace.num_tokens(0) == pytest.approx(Pace.ALONE_S / 1e-4, rel=0.1)
 
 
-def test_an_end_that_is_too_short_to_time_leaves_what_is_known_of_the_first() -> None:
+def test_an_end_that_is_too_short_to_time_does_not_count() -> None:
+    """Nor is the first chunk then half of what it was."""
     pace = Pace()
     for _ in range(20):
-        observe(pace, 0.0, num_prefilled=40)
-        observe(pace, 0.4, num_prefilled=Pace.SMALLEST - 1, waited_s=0.4)
-        observe(pace, 0.04, num_prefilled=40)
-        observe(pace, 0.4, num_running=0)
-    assert pace.num_tokens(0) < 2 * Pace.SMALLEST
+        observe(pace, 0.1, num_prefilled=1000)
+        observe(pace, 0.0, num_prefilled=Pace.SMALLEST - 1)
+        observe(pace, 9.0)
+    assert pace.num_tokens(0) == pytest.approx(Pace.ALONE_S / 1e-4, rel=0.1)
 
 
 @pytest.mark.parametrize("has_failed", [False, True])

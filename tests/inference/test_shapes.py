@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import mlx_lm
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from mlx_lm.models.cache import KVCache
 
 from inference.cuda_attention import MOST_SCORES, _are_few
 from inference.prefix_cache import PrefixCache
@@ -75,13 +77,35 @@ def runner(float32_model: Path) -> Runner:
     return Runner(model, tokenizer, vocab_size=9, prefix_cache=PrefixCache(0))
 
 
+class Found(PrefixCache):
+    """Has the first tokens of every prompt."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(0)
+        self.number = number
+
+    def match(self, tokens: Any) -> tuple[list[KVCache], int]:
+        layer = KVCache()
+        layer.offset = self.number
+        return [layer], self.number
+
+
 def chunks(
-    runner: Runner, shapes: Shapes, length: int, allowed: list[int], *, is_beside: bool
+    runner: Runner,
+    shapes: Shapes,
+    length: int,
+    allowed: list[int],
+    *,
+    is_beside: bool = False,
+    num_found: int = 0,
 ) -> list[tuple[int, int, int]]:
     """How many tokens of so many may come next, do come next, and stand before them, in turn."""
     runner.shapes = shapes
     runner._batches = [object()] if is_beside else []  # type: ignore[list-item]
     sequence: Sequence = make_sequence(runner.tokenizer, Guest((1,) * length, SamplingParams()))
+    if num_found:
+        runner.prefix_cache = Found(num_found)
+        runner._begin(sequence)
     found: list[tuple[int, int, int]] = []
     while (start := sequence.num_computed) < length:
         most = allowed[len(found) % len(allowed)]
@@ -94,13 +118,25 @@ def chunks(
 SIZES = st.lists(st.integers(32, 4096), min_size=1, max_size=3)
 
 
-@given(length=st.integers(1, 16_000), allowed=SIZES, is_beside=st.booleans())
+@given(
+    length=st.integers(1, 16_000),
+    num_found=st.sampled_from([0, 0, 100, 700, 8_392, 12_300]),
+    allowed=SIZES,
+    is_beside=st.booleans(),
+)
 def test_all_but_the_end_of_a_prompt_comes_in_planned_shapes(
-    runner: Runner, length: int, allowed: list[int], is_beside: bool
+    runner: Runner, length: int, num_found: int, allowed: list[int], is_beside: bool
 ) -> None:
     shapes = Shapes(is_planned=True, few=256, grid=512, most_scores=MOST_SCORES)
     planned = set(shapes.planned(16_384))
-    *found, (_, last, before) = chunks(runner, shapes, length, allowed, is_beside=is_beside)
+    *found, (_, last, before) = chunks(
+        runner,
+        shapes,
+        length,
+        allowed,
+        is_beside=is_beside,
+        num_found=min(num_found, length - 1),
+    )
     for _, number, start in found:
         size = shapes.end(start, number)
         is_few = _are_few(size, start + size) or (start == 0 and size <= shapes.few)
@@ -122,7 +158,24 @@ def test_the_end_of_a_prompt_waits_for_no_long_chunk_beside_others(
     alone = [n for _, n, _ in chunks(runner, shapes, length, [allowed], is_beside=False)]
     if len(found) > 1:
         assert found[-2] <= max(allowed // 2, shapes.least)
+    if shapes.least <= allowed:
+        assert all(number >= shapes.least for number in found[:-2])
     assert len(found) <= len(alone) + 2
     # Only the last ones differ.
     num_same = max(len(alone) - 3, 0)
     assert found[:num_same] == alone[:num_same]
+
+
+@pytest.mark.parametrize("num_found", [8_392, 20_580, 41_060, 102_500])
+def test_a_turn_behind_a_long_one_comes_in_one_chunk_and_its_end(
+    runner: Runner, num_found: int
+) -> None:
+    shapes = Shapes(is_planned=True, few=256, grid=512, most_scores=MOST_SCORES)
+    found = chunks(runner, shapes, num_found + 700, [4_096], num_found=num_found)
+    assert [number for _, number, _ in found] == [num_found % 512 + 699, 1]
+
+
+def test_where_a_context_is_too_long_for_few_no_small_chunks_come(runner: Runner) -> None:
+    shapes = Shapes(is_planned=True, few=256, grid=512, most_scores=MOST_SCORES)
+    found = chunks(runner, shapes, 102_400 + 2_000, [300], num_found=102_400 + 300)
+    assert [number for _, number, _ in found] == [212, 512, 512, 463, 1]
