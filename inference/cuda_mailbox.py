@@ -46,7 +46,7 @@ class Mailbox:
     def __init__(self) -> None:
         self._slots = HostKept((0,), np.int32)
         self._is_expected = False
-        """Whether tokens were sent that nobody has received, and may yet come."""
+        """Whether tokens were posted that nobody has received, and may yet come."""
 
     @functools.cached_property
     def _post(self) -> Any:

@@ -172,7 +172,7 @@ class Engine:
             log.warning("this model's caches cannot be batched: requests take turns")
             self._scheduler.max_batch = 1
         self._scheduler.budget = self._model.budget
-        self._steps.take(self._model.runner, self._model.budget)
+        self._steps.take(self._model.runner)
         self._card = self._model.card
         if self._phase in ("loading", "sleeping"):
             self._phase = "ready"

@@ -89,7 +89,7 @@ class Pace:
             self._step_s += 0.1 * (min(seconds, self.DOUBT * self._step_s) - self._step_s)
 
     def forget_under_way(self) -> None:
-        """Leave out of account what was computed of a prompt, after a step that failed."""
+        """Leave out of account what was computed of a prompt for which nobody waits any more."""
         self._under_way = self._opening = (0, 0.0)
 
     def _learn_one_of_several(self, num_tokens: int, seconds: float) -> None:

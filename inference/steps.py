@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol
 
-from inference.memory import Budget, is_shortage
+from inference.memory import is_shortage
 from inference.outbox import News, Outbox
 from inference.pace import Pace
 from inference.scheduler import Scheduler
@@ -76,21 +76,20 @@ class Steps:
         self._num_failed_prompts = 0
         self._is_over = False
         self._runner: Stepper
-        self._budget: Budget
         self.counts = Counts()
         self.memory = Memory()
         self.last_step = time.monotonic()
         """When the last one ended, or when somebody began to wait for the next."""
 
-    def take(self, runner: Stepper, budget: Budget) -> None:
+    def take(self, runner: Stepper) -> None:
         """Make the steps with this runner from now on. On any thread, while none is made."""
-        self._runner, self._budget = runner, budget
-        self.memory = Memory(limit=budget.limit)
+        self._runner = runner
+        self.memory = Memory(limit=self._scheduler.budget.limit)
 
     def let_go_of_runner(self) -> None:
         """Refer to no runner any more. On any thread, while no step is made."""
         del self._runner
-        self.memory = Memory(limit=self._budget.limit)
+        self.memory = Memory(limit=self._scheduler.budget.limit)
 
     def cancel(self, sequence: Sequence) -> None:
         """Let a sequence leave with the next step. On any thread."""
@@ -104,7 +103,7 @@ class Steps:
             self.last_step = time.monotonic()
             if self._outbox.is_due(self.last_step, self._scheduler.num_running):
                 self._hand_over()
-        self.memory = replace(self._runner.memory(), limit=self._budget.limit)
+        self.memory = replace(self._runner.memory(), limit=self._scheduler.budget.limit)
 
     def _hand_over(self) -> None:
         if news := self._outbox.take():
@@ -143,7 +142,7 @@ class Steps:
             self._scheduler.wait([sequence])
             self._runner.remove([sequence])
             self._count(preemptions=1)
-        budget = self._budget
+        budget = self._scheduler.budget
         if budget.limit:
             self._runner.limit_prefixes(budget.for_caches - self._scheduler.num_bytes)
 
